@@ -1,0 +1,1 @@
+"""Curation of reasoning traces: sources to supervised fine-tuning rows. No JAX here; a solver is passed in."""

@@ -1,0 +1,266 @@
+"""YAML and `dotted.key=value` overrides into frozen dataclasses, strictly; and the run folder that remembers them.
+
+A config class lives beside the code that reads it. This module knows only that it is a frozen dataclass whose fields have
+defaults or are required, and which of them are *free* (may change when a run goes on in the same folder).
+"""
+
+import dataclasses
+import difflib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import yaml
+
+T = TypeVar("T")
+PACKAGES = ("s1jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
+
+
+class BadInput(ValueError):
+    """The user's input is at fault. The message is one line: the thing, both values, the way out. Exit code 2."""
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.1 reads `1e-5` as text; a learning rate written that way must be a number."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def free(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING) -> Any:
+    """A field that may change when a run goes on in an existing folder (mesh, logging, saving, profile, engine)."""
+    metadata = {"free": True}
+    if factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def load(cls: type[T], path: str | os.PathLike | None = None, overrides: Sequence[str] = ()) -> T:
+    """Read `path` (YAML, optional) and `overrides` (`a.b=value`, values as YAML) into the frozen dataclass `cls`.
+
+    Raises:
+      BadInput: file missing or not a mapping, unknown key (the nearest known key is named), wrong type, missing key.
+    """
+    data: dict[str, Any] = {}
+    if path is not None:
+        data = _read_yaml(path)
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator or not key:
+            raise BadInput(f"override {override!r} is not of the form key=value; write for example seed=1")
+        _assign(data, key, _parse(value, override))
+    return from_dict(cls, data)
+
+
+def _read_yaml(path: str | os.PathLike) -> dict[str, Any]:
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise BadInput(f"config file {file} does not exist; give the path of a YAML file or only key=value pairs")
+    try:
+        data = yaml.load(file.read_text(encoding="utf-8"), Loader=_Yaml)
+    except yaml.YAMLError as error:
+        raise BadInput(f"config file {file} is not YAML: {' '.join(str(error).split())}") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise BadInput(f"config file {file} holds a {type(data).__name__}, not key: value pairs")
+    return data
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Yaml) if text else ""
+    except yaml.YAMLError:
+        raise BadInput(f"the value in {where!r} is not YAML; quote it if it is text") from None
+
+
+def _assign(data: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = data.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise BadInput(f"key {key!r} goes below {parent!r}, which is already set to {inner!r}; set one of the two")
+        data = inner
+    data[last] = value
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
+    """Build the dataclass `cls` from plain data, naming the full key in every error. Raises BadInput."""
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    for key in data:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)
+            raise BadInput(f"unknown key {where + str(key)!r}; the nearest known key is {where + near[0]!r}")
+    values = {}
+    for name, field in fields.items():
+        if name in data:
+            values[name] = _convert(hints[name], data[name], where + name)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise BadInput(f"key {where + name!r} is missing; add {where + name}=... ({_show(hints[name])})")
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(arguments, value, where)
+    if origin is typing.Literal:
+        if value in arguments and type(value) in {type(a) for a in arguments}:
+            return value
+        raise BadInput(f"key {where!r} is {value!r}; it must be one of {', '.join(map(repr, arguments))}")
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, Mapping):
+            return from_dict(hint, value, where + ".")  # type: ignore[arg-type]
+    elif origin is tuple:
+        if isinstance(value, (list, tuple)):
+            inner = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
+            if len(inner) == len(value):
+                return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
+    elif origin in (dict, Mapping) or hint is dict:
+        if isinstance(value, Mapping):
+            return dict(value)
+    elif hint is Any:
+        return value
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise BadInput(f"key {where!r} is {value!r} ({type(value).__name__}); it must be {_show(hint)}")
+
+
+def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    errors = []
+    for option in options:
+        if option is type(None):
+            continue
+        try:
+            return _convert(option, value, where)
+        except BadInput as error:
+            errors.append(error)
+    # A nested mapping has one likely meaning: its own error ("unknown key a.b") says more than "it must be a or b".
+    if isinstance(value, Mapping) and len(errors) == 1:
+        raise errors[0]
+    shown = " or ".join(_show(option) for option in options)
+    raise BadInput(f"key {where!r} is {value!r} ({type(value).__name__}); it must be {shown}")
+
+
+def _show(hint: Any) -> str:
+    if hint is type(None):
+        return "null"
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(hint)))
+    if dataclasses.is_dataclass(hint):
+        return f"the keys of {getattr(hint, '__name__', hint)}"
+    return str(hint) if typing.get_origin(hint) else getattr(hint, "__name__", str(hint))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain data of a config (tuples as lists), such that `from_dict(type(config), to_dict(config)) == config`."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """Flat `{dotted key: value}` of the fields that say what a run computes; `free` fields and `out` are left out."""
+    flat: dict[str, Any] = {}
+
+    def walk(node: Any, prefix: str) -> None:
+        for field in dataclasses.fields(node):
+            if field.metadata.get("free") or (not prefix and field.name == "out"):
+                continue
+            value = getattr(node, field.name)
+            if dataclasses.is_dataclass(value):
+                walk(value, f"{prefix}{field.name}.")
+            else:
+                flat[prefix + field.name] = json.loads(json.dumps(_plain(value)))
+
+    walk(config, "")
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def open_run(config: Any, *, device: str) -> pathlib.Path:
+    """Make or enter the run folder `config.out` and leave the resolved config, versions, device and seed in it.
+
+    Args:
+      config: a frozen dataclass with a field `out`.
+      device: what the run computes on, in words.
+
+    Returns: the folder.
+
+    Raises:
+      BadInput: the folder belongs to a run whose identity keys differ. Nothing in it is touched.
+    """
+    out = pathlib.Path(config.out)
+    receipt = out / "run.json"
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"out={out} is a file; give the path of a folder")
+    if receipt.is_file():
+        _check_identity(receipt, config, out)
+    elif out.is_dir() and any(out.iterdir()):
+        raise BadInput(f"out={out} holds files but no run.json, so no run to go on with; give a new or an empty folder")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+    record = {
+        "format": "s1jax.run/1",
+        "kind": type(config).__name__,
+        "identity": identity(config),
+        "seed": getattr(config, "seed", None),
+        "device": device,
+        "python": platform.python_version(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+    }
+    write_json(receipt, record)
+    return out
+
+
+def _check_identity(receipt: pathlib.Path, config: Any, out: pathlib.Path) -> None:
+    try:
+        before = json.loads(receipt.read_text(encoding="utf-8"))
+        kind, old = before["kind"], before["identity"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise BadInput(f"{receipt} cannot be read ({error!r}); give a new out folder") from None
+    if kind != type(config).__name__:
+        raise BadInput(f"out={out} belongs to a {kind}, not a {type(config).__name__}; give another out folder")
+    new = identity(config)
+    different = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    if different:
+        shown = "; ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in different[:4])
+        more = f" (and {len(different) - 4} more)" if len(different) > 4 else ""
+        raise BadInput(f"out={out} belongs to another run: {shown}{more}; set them back or give another out folder")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def write_json(path: str | os.PathLike, data: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part: to a neighbour, then renamed."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    neighbour = path.with_name(f".{path.name}.{os.getpid()}")
+    neighbour.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(neighbour, path)

@@ -1,0 +1,199 @@
+"""Plain types that cross the borders between rooms, and the JSONL files that hold them. No JAX.
+
+A row of `completions.jsonl` or `samples.jsonl` is a `Completion`, or a `Sample` (a completion and its grade).
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from s1jax.config import BadInput, from_dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One question of a benchmark or a training pool.
+
+    Attributes:
+      id: unique in its file; by default `question_id(text)`.
+      text: what is asked, without any instruction around it.
+      answer: the reference answer, or None.
+      choices: option texts in the order shown, or None.
+      solution: the reference solution, or None.
+      source: the data set it comes from.
+      domain: subject, or None.
+    """
+
+    id: str
+    text: str
+    answer: str | None = None
+    choices: tuple[str, ...] | None = None
+    solution: str | None = None
+    source: str = ""
+    domain: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """One row to complete.
+
+    Attributes:
+      id: unique among the prompts of a run.
+      messages: chat messages (`{"role": ..., "content": ...}`); the last may be an assistant prefix.
+      answer, choices: carried through to grading.
+      control, sampling: per-row overrides of the run's control and sampling fields.
+      seed: overrides the run's seed for this row.
+    """
+
+    id: str
+    messages: tuple[dict[str, str], ...]
+    answer: str | None = None
+    choices: tuple[str, ...] | None = None
+    control: dict[str, Any] = dataclasses.field(default_factory=dict)
+    sampling: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seed: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """What was generated for one prompt and sample index; see the file contract.
+
+    Thinking is `token_ids[:thinking_tokens]`; the drawn answer begins at `answer_offset`; `forced[i]` says that
+    `token_ids[i]` was put there by the control and not drawn; a final stop id is kept in `token_ids` and not counted in
+    `answer_tokens`; `logprobs[i]` is the log-softmax of the raw fp32 logits at the id that stands there.
+    """
+
+    id: str
+    sample: int
+    seed: int
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    forced: tuple[bool, ...]
+    thinking_tokens: int
+    answer_offset: int
+    answer_tokens: int
+    n_ignored: int
+    steps: int
+    thinking_finish_reason: str | None
+    finish_reason: str
+    reopened: bool
+    text: str
+    logprobs: tuple[float, ...] | None = None
+    loop_at: int | None = None
+    key: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample(Completion):
+    """A graded completion. `extracted` is None when the answer segment holds no answer (`no_answer`)."""
+
+    question: str = ""
+    extracted: str | None = None
+    gold: str | None = None
+    correct: bool = False
+    no_answer: bool = False
+
+
+def question_id(text: str) -> str:
+    """First 16 hex digits of the SHA-256 of the question text (simplescaling/s1@77272c6 data/utils/io_utils.py:109)."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def read_jsonl(path: str | os.PathLike, *, allow_empty: bool = False) -> list[dict[str, Any]]:
+    """All objects of a JSONL file, in order; blank lines are passed over.
+
+    Raises:
+      BadInput: the file is missing or empty, or a line is not a JSON object (the line number is named).
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise BadInput(f"file {path} does not exist; give the path of a JSONL file")
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                rows.append(_object(line, f"{path}:{number}"))
+    if not rows and not allow_empty:
+        raise BadInput(f"file {path} is empty; it must hold at least one JSON object a line")
+    return rows
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{where} is not JSON ({error.msg} at column {error.colno}); mend or remove that line") from None
+    if not isinstance(row, dict):
+        raise BadInput(f"{where} is a JSON {type(row).__name__}, not an object; write one object a line")
+    return row
+
+
+class JsonlWriter:
+    """Appends one JSON object a line; each line is on disk when `write` returns.
+
+    A line cut off by a crash (no newline at the end) is removed when the file is opened again: what was finished stays,
+    what was not is written anew.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = pathlib.Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_torn_line(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def write(self, row: Any) -> None:
+        """Append a dict or a dataclass and flush it to disk."""
+        data = dataclasses.asdict(row) if dataclasses.is_dataclass(row) and not isinstance(row, type) else row
+        self._file.write(json.dumps(data, ensure_ascii=False) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file; writing afterwards raises ValueError."""
+        self._file.close()
+
+    def __enter__(self) -> "JsonlWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _drop_torn_line(path: pathlib.Path) -> None:
+    with contextlib.suppress(FileNotFoundError), path.open("rb+") as file:
+        content = file.read()
+        if content and not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def write_jsonl(path: str | os.PathLike, rows: Iterable[Any]) -> None:
+    """Write a whole JSONL file so that a reader sees all of it or none: to a neighbour, then renamed."""
+    path = pathlib.Path(path)
+    neighbour = path.with_name(f".{path.name}.{os.getpid()}")
+    neighbour.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with neighbour.open("w", encoding="utf-8") as file:
+        for row in rows:
+            data = dataclasses.asdict(row) if dataclasses.is_dataclass(row) and not isinstance(row, type) else row
+            file.write(json.dumps(data, ensure_ascii=False) + "\n")
+    os.replace(neighbour, path)
+
+
+def unique(rows: Iterable[Any], where: str) -> Iterator[Any]:
+    """Pass rows with an `id` through; raises BadInput at the first id seen twice, naming both places."""
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows, 1):
+        if row.id in seen:
+            raise BadInput(f"{where}: id {row.id!r} stands in rows {seen[row.id]} and {number}; ids must be unique")
+        seen[row.id] = number
+        yield row
+
+
+def to_completion(row: Mapping[str, Any], cls: type[Completion] = Completion, where: str = "") -> Any:
+    """A `Completion` (or `Sample`) from a row of its file. Raises BadInput for unknown or missing keys."""
+    return from_dict(cls, {key: value for key, value in row.items() if key != "format"}, where)

@@ -1,0 +1,23 @@
+"""Eight CPU devices for every test, a persistent compilation cache, and the folder of shared real data."""
+
+import os
+import pathlib
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path.home() / ".cache" / "s1jax" / "test_xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+import pytest  # noqa: E402  (the environment must be set before anything imports jax)
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder of real data: `S1JAX_SHARED`, else `../shared` beside the repository."""
+    folder = pathlib.Path(os.environ.get("S1JAX_SHARED", REPOSITORY.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no real data: {folder}/data does not exist; set S1JAX_SHARED to a folder that has it")
+    return folder / "data"
