@@ -1,7 +1,7 @@
 """YAML and `dotted.key=value` overrides into frozen dataclasses, strictly; and the run folder that remembers them.
 
-A config class lives beside the code that reads it. This module knows only that it is a frozen dataclass whose fields have
-defaults or are required, and which of them are *free* (may change when a run goes on in the same folder).
+A config class lives beside the code that reads it. This module knows only that it is a frozen dataclass, and which of
+its fields are *free* (may change when a run goes on in the same folder).
 """
 
 import dataclasses

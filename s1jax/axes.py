@@ -1,0 +1,134 @@
+"""The alphabet of dimensions, and the few array functions that know it.
+
+    B batch row      T query time     S key time / cache slot
+    D model          K kv head        G queries per kv head     H head width
+    F feed-forward   V vocabulary     L layer                   R rank of an adapter
+
+The same letters are the suffix of a variable (`x_BTD`), the einsum (`"BTD,DKGH->BTKGH"`), the declaration of a
+parameter, the row of the Hugging Face layout table and the keys of the sharding rules. They name logical dimensions,
+never placement. Placement is ambient: inside `placed(mesh, rules)` results are constrained by the rules, outside it
+nothing happens, so a model runs on one device without knowing of meshes.
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+ALPHABET = {
+    "B": "batch row",
+    "T": "query time",
+    "S": "key time, cache slot",
+    "D": "model",
+    "K": "kv head",
+    "G": "queries per kv head",
+    "H": "head width",
+    "F": "feed-forward",
+    "V": "vocabulary",
+    "L": "layer",
+    "R": "adapter rank",
+}
+
+Rules = Mapping[str, str | tuple[str, ...]]
+_PLACEMENT: contextvars.ContextVar[tuple[Mesh, Rules] | None] = contextvars.ContextVar("placement", default=None)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Quantized:
+    """An int8 weight with one scale per output channel: `weight = values * scale`.
+
+    Attributes:
+      values: int8, the weight's shape.
+      scale: float32, the weight's shape with 1 in every contracted dimension.
+    """
+
+    values: jax.Array
+    scale: jax.Array
+
+
+Weight = jax.Array | Quantized
+
+
+def spec(letters: str, rules: Rules) -> P:
+    """The partition spec of an array with these dimensions.
+
+    Raises:
+      ValueError: a mesh axis would shard two dimensions of one array.
+    """
+    entries = [rules.get(letter) for letter in letters]
+    used = [axis for entry in entries if entry for axis in ((entry,) if isinstance(entry, str) else entry)]
+    if len(used) != len(set(used)):
+        raise ValueError(
+            f"rules {dict(rules)} shard two dimensions of {letters!r} over one mesh axis; change one of them"
+        )
+    return P(*entries)
+
+
+@contextlib.contextmanager
+def placed(mesh: Mesh, rules: Rules) -> Iterator[None]:
+    """Within this context `constrain` and `einsum` place their results on `mesh` by `rules`."""
+    token = _PLACEMENT.set((mesh, rules))
+    try:
+        yield
+    finally:
+        _PLACEMENT.reset(token)
+
+
+def constrain(x: jax.Array, letters: str) -> jax.Array:
+    """`x` placed by the ambient rules (unchanged where there are none)."""
+    placement = _PLACEMENT.get()
+    if placement is None:
+        return x
+    mesh, rules = placement
+    sharding = NamedSharding(mesh, spec(letters, rules))
+    if _is_explicit(mesh):
+        return jax.reshard(x, sharding)
+    return jax.lax.with_sharding_constraint(x, sharding)
+
+
+def einsum(equation: str, x: jax.Array, weight: Weight, *, accumulate: jnp.dtype | type | None = None) -> jax.Array:
+    """Contract an activation with a weight, in the activation's type.
+
+    Args:
+      equation: such as `"BTD,DKGH->BTKGH"`, in letters of the alphabet.
+      x: activation; its type is the type of the product.
+      weight: of any float type, or `Quantized`: then the scale is applied to the product.
+      accumulate: type of the result (and of the accumulation), where it must be wider than `x`'s.
+    """
+    placement = _PLACEMENT.get()
+    out = equation.rpartition("->")[2]
+    sharding = None
+    if placement is not None and _is_explicit(placement[0]):
+        sharding = NamedSharding(placement[0], spec(out, placement[1]))
+    values = weight.values if isinstance(weight, Quantized) else weight
+    product = jnp.einsum(equation, x, values.astype(x.dtype), preferred_element_type=accumulate, out_sharding=sharding)
+    if isinstance(weight, Quantized):
+        letters = equation.partition("->")[0].partition(",")[2]
+        kept = "".join(letter for letter in letters if letter in out)
+        scale = weight.scale.reshape(
+            [n for letter, n in zip(letters, weight.scale.shape, strict=True) if letter in out]
+        )
+        missing = [axis for axis, letter in enumerate(out) if letter not in kept]
+        product = product * jnp.expand_dims(scale, missing).astype(product.dtype)
+    return product
+
+
+def take(table: Weight, ids_BT: jax.Array, letters: str) -> jax.Array:
+    """Rows of an embedding table `[V, D]`: `[B, T, D]`, placed as `letters`."""
+    placement = _PLACEMENT.get()
+    if isinstance(table, Quantized):
+        return table.values[ids_BT].astype(table.scale.dtype) * table.scale[ids_BT]
+    if placement is not None and _is_explicit(placement[0]):
+        sharding = NamedSharding(placement[0], spec(letters, placement[1]))
+        return table.at[ids_BT].get(out_sharding=sharding)
+    return constrain(table[ids_BT], letters)
+
+
+def _is_explicit(mesh: Mesh) -> bool:
+    return AxisType.Explicit in mesh.axis_types

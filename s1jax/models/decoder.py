@@ -1,0 +1,236 @@
+"""The pre-norm decoder with grouped-query attention that Qwen2.5, Qwen3 and Llama 3 share.
+
+A family file says what differs (biases, per-head norms, rope scaling, names in a checkpoint). Nothing here knows of
+files, meshes, caches or losses: the caller passes `attend`, which alone sees keys and values.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from s1jax.axes import constrain, einsum, take
+from s1jax.models import layers
+
+Attend = Callable[[jax.Array, jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
+"""`attend(q_BTKGH, k_BTKH, v_BTKH, layer_state) -> (o_BTKGH, layer_state)`, called once a layer after the rotation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3's stretch of long wavelengths (transformers `rope_type: llama3`)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes by their letters, and what a family switches.
+
+    Attributes:
+      family: key of `FAMILIES`.
+      D, K, G, H, F, V, L: sizes, in the letters of `axes`; the model has `K * G` query heads.
+      rope_theta, norm_eps, max_position: as in the checkpoint's `config.json`.
+      tied: the head is the transposed embedding.
+      qkv_bias, qk_norm: biases on q, k and v; RMS norm per head on q and k.
+      rope_scaling: None where positions are not stretched.
+    """
+
+    family: str
+    D: int
+    K: int
+    G: int
+    H: int
+    F: int
+    V: int
+    L: int
+    rope_theta: float = 1e6
+    norm_eps: float = 1e-6
+    max_position: int = 32768
+    tied: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    rope_scaling: RopeScaling | None = None
+
+    @property
+    def inverse_frequencies(self) -> jax.Array:
+        """Rotary inverse frequencies `[H/2]`, stretched where the family does so."""
+        inverse = layers.inverse_frequencies(self.rope_theta, self.H)
+        return inverse if self.rope_scaling is None else _stretch(inverse, self.rope_scaling)
+
+
+def _stretch(inverse: jax.Array, scaling: RopeScaling) -> jax.Array:
+    """Divide low frequencies by `factor`, keep high ones, blend between (transformers `_compute_llama3_parameters`)."""
+    wavelength = 2 * math.pi / inverse
+    low = scaling.original_max_position / scaling.low_freq_factor
+    high = scaling.original_max_position / scaling.high_freq_factor
+    stretched = jnp.where(wavelength > low, inverse / scaling.factor, inverse)
+    blend = (scaling.original_max_position / wavelength - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
+    )
+    blended = (1 - blend) * stretched / scaling.factor + blend * stretched
+    return jnp.where((wavelength >= high) & (wavelength <= low), blended, stretched)
+
+
+class Block(nnx.Module):
+    """Parameters of one layer, in the letters of `axes`. Stacked blocks have a leading L."""
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs) -> None:
+        D, K, G, H, F = config.D, config.K, config.G, config.H, config.F
+        inner, out = 1 / math.sqrt(D), 1 / math.sqrt(K * G * H * 2 * config.L)
+        self.attn_norm = layers.param("D", (D,), rngs)
+        self.q = layers.param("DKGH", (D, K, G, H), rngs, scale=inner)
+        self.k = layers.param("DKH", (D, K, H), rngs, scale=inner)
+        self.v = layers.param("DKH", (D, K, H), rngs, scale=inner)
+        self.o = layers.param("KGHD", (K, G, H, D), rngs, scale=out)
+        if config.qkv_bias:
+            self.q_bias = layers.param("KGH", (K, G, H), rngs, scale=0.0)
+            self.k_bias = layers.param("KH", (K, H), rngs, scale=0.0)
+            self.v_bias = layers.param("KH", (K, H), rngs, scale=0.0)
+        if config.qk_norm:
+            self.q_norm = layers.param("H", (H,), rngs)
+            self.k_norm = layers.param("H", (H,), rngs)
+        self.mlp_norm = layers.param("D", (D,), rngs)
+        self.gate = layers.param("DF", (D, F), rngs, scale=inner)
+        self.up = layers.param("DF", (D, F), rngs, scale=inner)
+        self.down = layers.param("FD", (F, D), rngs, scale=1 / math.sqrt(F * 2 * config.L))
+
+
+class Decoder(nnx.Module):
+    """Parameters of a whole model. `blocks` is one stacked `Block`, or an `nnx.List` of blocks after `unstack`."""
+
+    def __init__(self, config: DecoderConfig, key: jax.Array) -> None:
+        rngs = nnx.Rngs(jax.random.fold_in(key, 0))
+        keys = jax.random.split(jax.random.fold_in(key, 1), config.L)
+        self.config = config
+        self.embed = layers.param("VD", (config.V, config.D), rngs, scale=1 / math.sqrt(config.D))
+        self.blocks = jax.vmap(lambda key: Block(config, nnx.Rngs(key)))(keys)
+        self.norm = layers.param("D", (config.D,), rngs)
+        if not config.tied:
+            self.head = layers.param("DV", (config.D, config.V), rngs, scale=1 / math.sqrt(config.D))
+
+
+class Unstacked(nnx.Module):
+    """A `Decoder` whose layers are separate: a scan would copy each layer out of the stack in every decode step."""
+
+    def __init__(self, model: Decoder, blocks: list[Block]) -> None:
+        self.config = model.config
+        self.embed = model.embed
+        self.blocks = nnx.List(blocks)
+        self.norm = model.norm
+        if not model.config.tied:
+            self.head = model.head
+
+
+Model = Decoder | Unstacked
+
+
+def unstack(model: Decoder) -> Unstacked:
+    """Per-layer parameters of a stacked model."""
+    blocks = [jax.tree.map(lambda x, layer=layer: x[layer], model.blocks) for layer in range(model.config.L)]
+    return Unstacked(model, blocks)
+
+
+def letters(model: Model) -> Any:
+    """The model's tree with each array replaced by its letters (a leading `L` where layers are stacked)."""
+
+    def name(path: tuple, variable: nnx.Param) -> Any:
+        stacked = "L" if any(getattr(key, "name", "") == "blocks" for key in path) and _is_stacked(model) else ""
+        return variable.replace(stacked + variable.get_metadata("letters"))
+
+    return jax.tree_util.tree_map_with_path(name, model, is_leaf=lambda node: isinstance(node, nnx.Param))
+
+
+def _is_stacked(model: Model) -> bool:
+    return isinstance(model.blocks, Block)
+
+
+def forward(
+    model: Model,
+    tokens_BT: jax.Array,
+    positions_BT: jax.Array,
+    attend: Attend,
+    state: Any = None,
+    *,
+    dtype: jnp.dtype | type = jnp.float32,
+    remat: Callable[[Callable], Callable] | None = None,
+) -> tuple[jax.Array, Any]:
+    """Hidden states `[B, T, D]` after the final norm, and the new attention state.
+
+    Args:
+      model: stacked (layers run in a scan) or unstacked (layers run one after another).
+      tokens_BT, positions_BT: ids and their positions in their own sequences.
+      attend: reads and writes the state of one layer.
+      state: a pytree with leading L for a stacked model, a sequence of L states for an unstacked one, or None.
+      dtype: compute type; parameters are cast where they are used.
+      remat: wraps the function of one layer, such as `jax.checkpoint` with a policy.
+    """
+    config = model.config
+    x_BTD = take(model.embed.get_value(), tokens_BT, "BTD").astype(dtype)
+    angles = layers.rotary_angles(positions_BT, config.inverse_frequencies)
+
+    def layer(x_BTD: jax.Array, block_and_state: tuple[Block, Any]) -> tuple[jax.Array, Any]:
+        return _layer(config, x_BTD, *block_and_state, angles, attend)
+
+    layer = layer if remat is None else remat(layer)
+    if isinstance(model.blocks, Block):
+        x_BTD, state = jax.lax.scan(layer, x_BTD, (model.blocks, state))
+    else:
+        states = []
+        for block, inner in zip(model.blocks, state or [None] * config.L, strict=True):
+            x_BTD, inner = layer(x_BTD, (block, inner))
+            states.append(inner)
+        state = tuple(states)
+    return layers.rms_norm(x_BTD, model.norm, config.norm_eps), state
+
+
+def _layer(
+    config: DecoderConfig,
+    x_BTD: jax.Array,
+    block: Block,
+    state: Any,
+    angles: tuple[jax.Array, jax.Array],
+    attend: Attend,
+) -> tuple[jax.Array, Any]:
+    h_BTD = layers.rms_norm(x_BTD, block.attn_norm, config.norm_eps)
+    q_BTKGH = einsum("BTD,DKGH->BTKGH", h_BTD, block.q.get_value())
+    k_BTKH = einsum("BTD,DKH->BTKH", h_BTD, block.k.get_value())
+    v_BTKH = einsum("BTD,DKH->BTKH", h_BTD, block.v.get_value())
+    if config.qkv_bias:
+        q_BTKGH = q_BTKGH + block.q_bias.get_value().astype(q_BTKGH.dtype)
+        k_BTKH = k_BTKH + block.k_bias.get_value().astype(k_BTKH.dtype)
+        v_BTKH = v_BTKH + block.v_bias.get_value().astype(v_BTKH.dtype)
+    if config.qk_norm:
+        q_BTKGH = layers.rms_norm(q_BTKGH, block.q_norm, config.norm_eps)
+        k_BTKH = layers.rms_norm(k_BTKH, block.k_norm, config.norm_eps)
+    q_BTKGH = constrain(layers.rotate(q_BTKGH, *angles), "BTKGH")
+    k_BTKH = constrain(layers.rotate(k_BTKH, *angles), "BTKH")
+    o_BTKGH, state = attend(q_BTKGH, k_BTKH, constrain(v_BTKH, "BTKH"), state)
+    x_BTD = constrain(x_BTD + einsum("BTKGH,KGHD->BTD", o_BTKGH, block.o.get_value()), "BTD")
+    h_BTD = layers.rms_norm(x_BTD, block.mlp_norm, config.norm_eps)
+    gate, up, down = block.gate.get_value(), block.up.get_value(), block.down.get_value()
+    return constrain(x_BTD + layers.swiglu(h_BTD, gate, up, down, constrain), "BTD"), state
+
+
+def logits(model: Model, x_BTD: jax.Array) -> jax.Array:
+    """Float32 logits `[B, T, V]`; accumulated in float32, because bf16 logits tie and then the order of ids decides."""
+    if model.config.tied:
+        return einsum("BTD,VD->BTV", x_BTD, model.embed.get_value(), accumulate=jnp.float32)
+    return einsum("BTD,DV->BTV", x_BTD, model.head.get_value(), accumulate=jnp.float32)  # pyright: ignore
+
+
+def count(model: Model) -> int:
+    """Number of parameters, from shapes alone (works on `jax.eval_shape` of a constructor)."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model))
+
+
+def abstract(config: DecoderConfig) -> Decoder:
+    """The model's tree with shapes in place of arrays; nothing is allocated."""
+    return jax.eval_shape(lambda key: Decoder(config, key), jax.random.key(0))

@@ -1,0 +1,106 @@
+"""What a family is: how its `config.json` reads, and how its checkpoint names and lays out each parameter."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from s1jax.config import BadInput
+from s1jax.models.decoder import DecoderConfig
+
+Layout = Mapping[str, tuple[str, str]]
+"""Parameter path -> (name in the checkpoint, `{L}` for the layer; `"checkpoint axes -> our axes"`)."""
+
+LAYOUT: Layout = {
+    "embed": ("model.embed_tokens.weight", "V D -> V D"),
+    "norm": ("model.norm.weight", "D -> D"),
+    "head": ("lm_head.weight", "V D -> D V"),
+    "blocks.attn_norm": ("model.layers.{L}.input_layernorm.weight", "D -> D"),
+    "blocks.q": ("model.layers.{L}.self_attn.q_proj.weight", "(K G H) D -> D K G H"),
+    "blocks.k": ("model.layers.{L}.self_attn.k_proj.weight", "(K H) D -> D K H"),
+    "blocks.v": ("model.layers.{L}.self_attn.v_proj.weight", "(K H) D -> D K H"),
+    "blocks.o": ("model.layers.{L}.self_attn.o_proj.weight", "D (K G H) -> K G H D"),
+    "blocks.mlp_norm": ("model.layers.{L}.post_attention_layernorm.weight", "D -> D"),
+    "blocks.gate": ("model.layers.{L}.mlp.gate_proj.weight", "F D -> D F"),
+    "blocks.up": ("model.layers.{L}.mlp.up_proj.weight", "F D -> D F"),
+    "blocks.down": ("model.layers.{L}.mlp.down_proj.weight", "D F -> F D"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One line of `FAMILIES`.
+
+    Attributes:
+      name: its key.
+      model_type: the `model_type` in a checkpoint's `config.json`.
+      from_hf, to_hf: `config.json` to `DecoderConfig` and back.
+      layout: every parameter the family may have; `head` is absent from tied checkpoints.
+    """
+
+    name: str
+    model_type: str
+    from_hf: Callable[[Mapping[str, Any]], DecoderConfig]
+    to_hf: Callable[[DecoderConfig], dict[str, Any]]
+    layout: Layout
+
+
+def refuse(hf: Mapping[str, Any], **supported: tuple[Any, ...]) -> None:
+    """Raise BadInput for a field of a `config.json` whose value would change the mathematics; absent fields pass."""
+    for name, values in supported.items():
+        if name in hf and hf[name] not in values:
+            shown = " or ".join(map(repr, values))
+            raise BadInput(f"config.json has {name}={hf[name]!r}, supported is {shown}; this checkpoint cannot be used")
+
+
+def base_config(name: str, hf: Mapping[str, Any], **switches: Any) -> DecoderConfig:
+    """The fields that all families share. Raises BadInput for a missing field or sizes that do not divide."""
+    needed = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "vocab_size")
+    if missing := [key for key in needed if key not in hf]:
+        raise BadInput(f"config.json lacks {', '.join(missing)}; it is not a {name} checkpoint's config")
+    heads = hf["num_attention_heads"]
+    kv_heads = hf.get("num_key_value_heads") or heads
+    if heads % kv_heads:
+        raise BadInput(f"config.json: {heads} query heads are not a multiple of {kv_heads} kv heads; mend the config")
+    return DecoderConfig(
+        family=name,
+        D=hf["hidden_size"],
+        K=kv_heads,
+        G=heads // kv_heads,
+        H=hf.get("head_dim") or hf["hidden_size"] // heads,
+        F=hf["intermediate_size"],
+        V=hf["vocab_size"],
+        L=hf["num_hidden_layers"],
+        rope_theta=float(rope_parameters(hf)["rope_theta"]),
+        norm_eps=hf.get("rms_norm_eps", 1e-6),
+        max_position=hf.get("max_position_embeddings", 32768),
+        tied=hf.get("tie_word_embeddings", False),
+        **switches,
+    )
+
+
+def rope_parameters(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """The rope fields, which older files keep at the top and newer ones under `rope_parameters`."""
+    rope = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
+    rope.setdefault("rope_theta", hf.get("rope_theta", 10000.0))
+    return rope
+
+
+def base_hf(config: DecoderConfig) -> dict[str, Any]:
+    """The fields of a `config.json` that all families share."""
+    return {
+        "hidden_size": config.D,
+        "num_attention_heads": config.K * config.G,
+        "num_key_value_heads": config.K,
+        "head_dim": config.H,
+        "intermediate_size": config.F,
+        "vocab_size": config.V,
+        "num_hidden_layers": config.L,
+        "rope_theta": config.rope_theta,
+        "rms_norm_eps": config.norm_eps,
+        "max_position_embeddings": config.max_position,
+        "tie_word_embeddings": config.tied,
+        "hidden_act": "silu",
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "use_cache": True,
+    }
