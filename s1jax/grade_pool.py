@@ -1,0 +1,202 @@
+"""math-verify in worker processes under a hard time limit: what hangs is not equal, and its worker is replaced.
+
+math-verify limits itself with SIGALRM, which works in a main thread only and cannot stop a long big-integer operation;
+here its own limits are off and the worker is killed. Workers are spawned, never forked (JAX holds threads).
+"""
+
+import contextlib
+import logging
+import multiprocessing
+import multiprocessing.connection
+import re
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from s1jax.grade import LONGEST, Equal, Verdict, grade
+
+_START_SECONDS = 120.0
+
+
+class Grader:
+    """Grades answer segments, with math-verify for what strings and exact rationals leave open.
+
+    Args:
+      processes: workers; they start (about a second each) when first needed.
+      seconds: limit for one comparison, counted from the moment that a worker takes it.
+      memory_gib: address space of a worker; a comparison that needs more is not equal.
+    """
+
+    def __init__(self, processes: int = 1, seconds: float = 5.0, memory_gib: float = 4.0) -> None:
+        self._limits = (processes, seconds, memory_gib)
+        self._workers: list[_Worker] = []
+        self._lock = threading.Lock()
+
+    def grade(self, text: str, gold: str, kind: str) -> Verdict:
+        """Grade one answer segment; see `s1jax.grade.grade`."""
+        return self.map([(text, gold, kind)])[0]
+
+    def map(self, items: Sequence[tuple[str, str, str]]) -> list[Verdict]:
+        """Grade (answer segment, gold, kind) triples; verdicts come in the same order. Never raises for any text."""
+        asked: list[list[tuple[str, str]]] = [[] for _ in items]
+
+        def ask(questions: list[tuple[str, str]]) -> Equal:
+            return lambda gold, found: bool(questions.append((gold, found)))
+
+        verdicts = [grade(*item, ask(questions)) for item, questions in zip(items, asked, strict=True)]
+        open_items = [i for i, questions in enumerate(asked) if questions and len(questions[0][1]) <= LONGEST]
+        equal = self.equal([asked[i][0] for i in open_items])
+        for i, is_equal in zip(open_items, equal, strict=True):
+            verdicts[i] = Verdict(verdicts[i].extracted, is_equal)
+        return verdicts
+
+    def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """math-verify's opinion of (gold, answer) pairs; False where it hangs, runs out of memory or fails."""
+        with self._lock:
+            return self._equal(pairs)
+
+    def _equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        processes, seconds, memory_gib = self._limits
+        results = [False] * len(pairs)
+        waiting = list(range(len(pairs)))[::-1]
+        idle, busy = self._workers[:], {}
+        while waiting or busy:
+            while waiting and len(busy) < processes:
+                if not idle:
+                    self._workers.append(_Worker(memory_gib))
+                    idle.append(self._workers[-1])
+                worker, index = idle.pop(), waiting.pop()
+                worker.send(pairs[index], seconds)
+                busy[worker] = index
+            for worker, answer in _next_answers(list(busy)):
+                results[busy.pop(worker)] = answer is True
+                if answer is None:
+                    self._workers.remove(worker)
+                else:
+                    idle.append(worker)
+        return results
+
+    def close(self) -> None:
+        """Stop the workers. They also stop when this process ends."""
+        with self._lock:
+            while self._workers:
+                self._workers.pop().stop()
+
+    def __enter__(self) -> "Grader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Worker:
+    def __init__(self, memory_gib: float) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, memory_gib), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._deadline = [0.0]
+        started = False
+        with contextlib.suppress(EOFError, ConnectionError):
+            started = self.pipe.poll(_START_SECONDS) and self.pipe.recv() == "ready"
+        if not started:
+            self.stop()
+            raise RuntimeError("a math-verify worker did not start; run `python -c 'import math_verify'` to see why")
+
+    def send(self, pair: tuple[str, str], seconds: float) -> None:
+        self._deadline[0] = time.monotonic() + seconds
+        with contextlib.suppress(ConnectionError):  # a dead worker shows when its answer is read
+            self.pipe.send(pair)
+
+    def seconds_left(self) -> float:
+        return self._deadline[0] - time.monotonic()
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+        self.pipe.close()
+
+
+def _next_answers(workers: list[_Worker]) -> list[tuple[_Worker, bool | None]]:
+    """Wait for the first answers or the first deadline; None stands for a worker that died or was killed."""
+    timeout = max(0.0, min(worker.seconds_left() for worker in workers))
+    ready = multiprocessing.connection.wait([worker.pipe for worker in workers], timeout)
+    answers: list[tuple[_Worker, bool | None]] = []
+    for worker in workers:
+        if worker.pipe in ready:
+            try:
+                answers.append((worker, worker.pipe.recv()))
+                continue
+            except (EOFError, ConnectionError):
+                pass
+        elif worker.seconds_left() > 0:
+            continue
+        worker.stop()
+        answers.append((worker, None))
+    return answers
+
+
+def _serve(pipe: Any, memory_gib: float) -> None:
+    """A worker's life: announce itself, then answer pairs until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the parent
+    logging.disable(logging.CRITICAL)
+    import math_verify  # noqa: F401  (a second of imports, and only here)
+
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        limit = int(memory_gib * 2**30)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    pipe.send("ready")
+    while True:
+        try:
+            gold, answer = pipe.recv()
+        except (EOFError, ConnectionError):
+            return
+        try:
+            verdict = bool(math_equal(gold, answer))
+        except Exception:  # whatever sympy or the parser trips over: it is not equal
+            verdict = False
+        pipe.send(verdict)
+
+
+def math_equal(gold: str, answer: str) -> bool:
+    """Mathematical equality by math-verify on the extracted answer alone, either way round. May hang: no time limit.
+
+    The gold stands as `$gold$`, the answer in a box of its own, so nothing around them is taken for an answer.
+    """
+    from math_verify import parse, verify
+
+    gold, answer = _readable(gold), _readable(answer)
+    golds = parse(f"${gold}$", parsing_timeout=None)  # type: ignore[arg-type]
+    answers = parse(f"\\boxed{{{answer}}}", parsing_timeout=None)  # type: ignore[arg-type]
+    for left, right in ((golds, answers), (answers, golds)):
+        if verify(left, right, timeout_seconds=None, allow_set_relation_comp=True):
+            return True
+    return _same_set(gold, answer)
+
+
+def _readable(answer: str) -> str:
+    """Spellings that math-verify reads wrongly: `\\mathrm{e}` in a fraction ends its match, an ordinal is a power."""
+    answer = answer.strip().strip("$")
+    answer = re.sub(r"\\math(?:rm|bf|it)\s*\{([A-Za-z])\}", r"\1", answer)
+    return re.sub(r"\^\s*\{?\s*\\(?:text|mathrm|mbox)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", "", answer)
+
+
+def _same_set(gold: str, answer: str) -> bool:
+    """`x<2 \\text{ or } x>3` against a union of intervals, which math-verify does not compare."""
+    from math_verify import parse
+    from sympy import Set, Union
+
+    def as_set(text: str) -> Any:
+        parts = re.split(r"\\text\s*\{\s*or\s*\}|\bor\b|\\lor\b|\\vee\b", text)
+        values = [parse(f"${part.strip()}$", parsing_timeout=None)[0] for part in parts]  # type: ignore[arg-type]
+        return Union(*(value if isinstance(value, Set) else value.as_set() for value in values))
+
+    if not re.search(r"\bor\b|\\lor|\\vee", gold + answer):
+        return False
+    return as_set(gold) == as_set(answer)
