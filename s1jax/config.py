@@ -54,7 +54,8 @@ def load(cls: type[T], path: str | os.PathLike | None = None, overrides: Sequenc
     """
     data: dict[str, Any] = {}
     if path is not None:
-        data = _read_yaml(path)
+        data = read_yaml(path)
+        data.pop("env", None)  # read by __main__, before JAX is loaded
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key:
@@ -63,7 +64,8 @@ def load(cls: type[T], path: str | os.PathLike | None = None, overrides: Sequenc
     return from_dict(cls, data)
 
 
-def _read_yaml(path: str | os.PathLike) -> dict[str, Any]:
+def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises BadInput when it is missing, not YAML or not a mapping."""
     file = pathlib.Path(path)
     if not file.is_file():
         raise BadInput(f"config file {file} does not exist; give the path of a YAML file or only key=value pairs")
@@ -168,6 +170,25 @@ def _show(hint: Any) -> str:
     return str(hint) if typing.get_origin(hint) else getattr(hint, "__name__", str(hint))
 
 
+def describe(cls: type, prefix: str = "") -> list[str]:
+    """One line a key: its dotted name, type and default, nested configs below one another."""
+    lines = []
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        hint = hints[field.name]
+        nested = [h for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h) and isinstance(h, type)]
+        if nested:
+            lines += describe(nested[0], f"{prefix}{field.name}.")
+            continue
+        default = "(required)"
+        if field.default is not dataclasses.MISSING:
+            default = "" if field.default is None else f"= {field.default!r}"
+        elif field.default_factory is not dataclasses.MISSING:
+            default = f"= {field.default_factory()!r}"
+        lines.append(f"{prefix}{field.name}: {_show(hint)} {default}".rstrip())
+    return lines
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain data of a config (tuples as lists), such that `from_dict(type(config), to_dict(config)) == config`."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
@@ -228,6 +249,7 @@ def open_run(config: Any, *, device: str) -> pathlib.Path:
         "seed": getattr(config, "seed", None),
         "device": device,
         "python": platform.python_version(),
+        "environment": {name: value for name, value in os.environ.items() if name.startswith(("XLA_", "JAX_"))},
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
     }
     write_json(receipt, record)

@@ -1,0 +1,45 @@
+# Each target makes `.venv` and installs what it lacks. Needs Python 3.11 or later and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: quickstart test check lint types lock clean
+
+quickstart: $(VENV)/runtime
+	$(BIN)/python -m s1jax quickstart
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: lint types test
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev
+	$(BIN)/basedpyright
+
+$(VENV)/runtime: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "s1jax needs Python 3.11 or later, this is " + sys.version.split()[0] + "; run make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -r requirements.lock
+	$(PIP) --no-deps --editable .
+	touch $@
+
+# torch comes alone: it is only the oracle of the tests, and where a CPU build is found pip takes that one.
+$(VENV)/dev: $(VENV)/runtime requirements-dev.lock
+	$(PIP) torch==2.13.0
+	$(PIP) -r requirements-dev.lock
+	touch $@
+
+# The newest versions that both supported Pythons can have, pinned: jax 0.10.2 is the last for 3.11.
+lock: $(VENV)/dev
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --constraint tools/lock/constraints.txt \
+	  --no-annotate --no-header --no-emit-index-url --upgrade pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --constraint requirements.lock --override tools/lock/without_torch.txt \
+	  --no-annotate --no-header --no-emit-index-url --upgrade --group dev --output-file requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info

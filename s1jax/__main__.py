@@ -1,0 +1,141 @@
+"""Verbs and dispatch: `s1jax VERB [CONFIG.yaml] [dotted.key=value ...]`.
+
+Nothing that computes is imported before the environment of the recipe is set (XLA reads it once, when it is loaded).
+"""
+
+import dataclasses
+import importlib
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+from s1jax import config as configuration
+from s1jax.config import BadInput
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """One command: where its config class and its `run(config)` live, what it does, and an example."""
+
+    module: str
+    config: str
+    summary: str
+    example: str
+
+
+VERBS: dict[str, Verb] = {
+    "quickstart": Verb(
+        "s1jax.quickstart.run",
+        "QuickstartRun",
+        "curate, train, convert, evaluate and report on a tiny model, on the CPU, offline, in minutes",
+        "s1jax quickstart out=runs/quickstart seed=1",
+    ),
+    "curate": Verb(
+        "curation.run",
+        "CurateRun",
+        "sources -> traces -> filters -> selection -> rows.jsonl and receipt.json",
+        "s1jax curate configs/curate_s1k.yaml out=runs/curate",
+    ),
+    "train": Verb(
+        "s1jax.train.run",
+        "TrainRun",
+        "supervised fine-tuning on a mesh -> checkpoints, metrics.jsonl, hf/",
+        "s1jax train configs/s1_32b.yaml mesh.fsdp=4 mesh.context=4",
+    ),
+    "convert": Verb(
+        "s1jax.checkpoint.convert",
+        "ConvertRun",
+        "Hugging Face safetensors <-> Orbax, streamed",
+        "s1jax convert source=DIR target=DIR to=orbax dtype=bfloat16",
+    ),
+    "generate": Verb(
+        "s1jax.methods.run",
+        "GenerateRun",
+        "prompts -> completions.jsonl under a control",
+        "s1jax generate model=DIR prompts=FILE out=DIR control.thinking_token_budget=512",
+    ),
+    "eval": Verb(
+        "s1jax.eval.run",
+        "EvalRun",
+        "benchmark x control -> samples.jsonl and report.json",
+        "s1jax eval model=DIR benchmark=aime24 control.thinking_token_budget=4096 out=DIR",
+    ),
+    "report": Verb(
+        "s1jax.eval.report",
+        "ReportRun",
+        "many reports -> Control, Scaling, Performance: scaling.json, scaling.png, index.html",
+        "s1jax report reports=[runs/a,runs/b] out=runs/report",
+    ),
+}
+TERMINATED, INTERRUPTED = 75, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code: 0 done, 2 bad input, 75 SIGTERM, 130 Ctrl-C, 1 anything else."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(_overview())
+            return 0
+        return _dispatch(arguments[0], arguments[1:])
+    except BadInput as error:
+        print(f"s1jax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("s1jax: interrupted; what was finished is saved, the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def _dispatch(name: str, arguments: list[str]) -> int:
+    if name not in VERBS:
+        raise BadInput(f"unknown verb {name!r}; the verbs are {', '.join(VERBS)}")
+    verb = VERBS[name]
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(_help(name, verb))
+        return 0
+    path = arguments.pop(0) if arguments and "=" not in arguments[0] else None
+    prepare_environment(path)
+    module = importlib.import_module(verb.module)
+    cls = getattr(module, verb.config)
+    config = configuration.load(cls, path, arguments)
+    if not getattr(config, "out", "given"):
+        config = dataclasses.replace(config, out=f"runs/{pathlib.Path(path).stem if path else name}")
+    module.run(config)
+    return 0
+
+
+def prepare_environment(path: str | None) -> None:
+    """Set what must be in the environment before JAX is loaded: the recipe's `env` section, and a compilation cache."""
+    if path is not None:
+        section = configuration.read_yaml(path).get("env") or {}
+        if not isinstance(section, dict):
+            raise BadInput(f"{path}: env is {section!r}; it must be names and values of environment variables")
+        for key, value in section.items():
+            os.environ.setdefault(str(key), str(value))
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "s1jax" / "xla"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items())
+    return (
+        f"usage: s1jax VERB [CONFIG.yaml] [dotted.key=value ...]\n\n{verbs}\n\n`s1jax VERB --help` lists a verb's keys."
+    )
+
+
+def _help(name: str, verb: Verb) -> str:
+    cls = getattr(importlib.import_module(verb.module), verb.config)
+    keys = "\n".join(f"  {line}" for line in configuration.describe(cls))
+    return f"s1jax {name}: {verb.summary}\n\nexample: {verb.example}\n\nkeys:\n{keys}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""JSONL in and out: what was finished stays, what is malformed is named."""
+
+import json
+
+import pytest
+
+from s1jax.config import BadInput
+from s1jax.records import Completion, JsonlWriter, Question, question_id, read_jsonl, to_completion, unique, write_jsonl
+
+COMPLETION = Completion("a", 0, 1, (1, 2), (3, 4), (False, True), 1, 2, 0, 0, 2, "budget", "stop", False, "t", (0.5, 1))
+
+
+def test_question_id_is_upstreams_hash():
+    assert question_id("abc") == "ba7816bf8f01cfea"  # sha256("abc")[:16]
+
+
+def test_writer_appends_and_reader_reads(tmp_path):
+    path = tmp_path / "deep" / "rows.jsonl"
+    with JsonlWriter(path) as writer:
+        writer.write(COMPLETION)
+        assert len(path.read_text().splitlines()) == 1  # on disk before the next is written
+        writer.write({"id": "ü"})
+    rows = read_jsonl(path)
+    assert to_completion(rows[0]) == COMPLETION and rows[1] == {"id": "ü"}
+
+
+def test_torn_last_line_is_dropped_and_the_rest_kept(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"id": 1}\n{"id": 2}\n{"id"')
+    with JsonlWriter(path) as writer:
+        writer.write({"id": 3})
+    assert [row["id"] for row in read_jsonl(path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [("", "is empty"), ("\n \n", "is empty"), ('{"a": 1}\n{"a"\n', ":2 is not JSON"), ("[1]\n", ":1 is a JSON list")],
+)
+def test_malformed_files_are_named(tmp_path, content, says):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(content)
+    with pytest.raises(BadInput, match=says):
+        read_jsonl(path)
+    assert path.read_text() == content
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(BadInput, match="does not exist"):
+        read_jsonl(tmp_path / "none.jsonl")
+    (tmp_path / "empty.jsonl").touch()
+    assert read_jsonl(tmp_path / "empty.jsonl", allow_empty=True) == []
+
+
+def test_whole_file_write_is_all_or_nothing(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, [{"a": 1}])
+
+    def broken():
+        yield {"a": 2}
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_jsonl(path, broken())
+    assert path.read_text() == json.dumps({"a": 1}) + "\n"
+
+
+def test_duplicate_ids_are_refused():
+    rows = [Question("a", "x"), Question("b", "y"), Question("a", "z")]
+    with pytest.raises(BadInput, match="id 'a' stands in rows 1 and 3"):
+        list(unique(rows, "pool.jsonl"))
+
+
+def test_unknown_key_of_a_completion_is_named():
+    with pytest.raises(BadInput, match="unknown key"):
+        to_completion({"id": "a", "nonsense": 1})
