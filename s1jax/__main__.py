@@ -10,6 +10,7 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from s1jax import config as configuration
 from s1jax.config import BadInput
@@ -102,13 +103,18 @@ def _dispatch(name: str, arguments: list[str]) -> int:
         return 0
     path = arguments.pop(0) if arguments and "=" not in arguments[0] else None
     prepare_environment(path)
-    module = importlib.import_module(verb.module)
-    cls = getattr(module, verb.config)
-    config = configuration.load(cls, path, arguments)
+    config = load_config(name, path, arguments)
+    importlib.import_module(verb.module).run(config)
+    return 0
+
+
+def load_config(name: str, path: str | None, overrides: Sequence[str]) -> Any:
+    """The config of a verb from its recipe and overrides; `out` defaults to `runs/<recipe name>`. Raises BadInput."""
+    verb = VERBS[name]
+    config = configuration.load(getattr(importlib.import_module(verb.module), verb.config), path, overrides)
     if not getattr(config, "out", "given"):
         config = dataclasses.replace(config, out=f"runs/{pathlib.Path(path).stem if path else name}")
-    module.run(config)
-    return 0
+    return config
 
 
 def prepare_environment(path: str | None) -> None:
