@@ -22,6 +22,7 @@ TOKENIZER_FILES = (
 )
 EOS_FILES = ("generation_config.json", "config.json")
 SPACE = "\u2581"  # how sentencepiece writes a space
+PROBE = "Wait,  so 3.14 = \n\n\tx\u00b2 \ufb01t \u4f60 </think>"
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # how sentencepiece writes a byte
 
 
@@ -67,25 +68,41 @@ def read_backend(folder: pathlib.Path, settings: Mapping[str, Any]) -> tokenizer
 
     tokenizer.json is read directly since transformers 5 rebuilds some of it from the class named in the settings.
     """
-    file = folder / "tokenizer.json"
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise BadInput(f"{folder} holds no tokenizer.json, tokenizer.model or vocab.json; give a tokenizer's folder")
     try:
-        if file.is_file():
-            backend = tokenizers.Tokenizer.from_file(str(file))
-        elif (folder / "tokenizer.model").is_file() or (folder / "vocab.json").is_file():
-            from transformers import AutoTokenizer
-
-            backend = AutoTokenizer.from_pretrained(str(folder)).backend_tokenizer
-        else:
-            raise BadInput(
-                f"{folder} holds no tokenizer.json, tokenizer.model or vocab.json; give a tokenizer's folder"
-            )
-    except BadInput:
-        raise
-    except Exception as error:  # the library raises bare Exception for a file it cannot parse
+        backend = _parse(folder, settings)
+    except Exception as error:  # the libraries raise bare Exception for a file they cannot parse
         raise BadInput(f"the tokenizer in {folder} cannot be read ({error}); fetch it again") from None
+    if not (folder / "tokenizer.json").is_file() and (folder / "tokenizer.model").is_file():
+        _compare_with_sentencepiece(backend, folder)
     for id, entry in sorted(settings.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0])):
         _add(backend, int(id), entry, folder)
     return backend
+
+
+def _parse(folder: pathlib.Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    if (folder / "tokenizer.json").is_file():
+        return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    import transformers
+
+    # A bare sentencepiece model names no class; AutoTokenizer would forget the space that it puts before a text.
+    is_bare = (folder / "tokenizer.model").is_file() and "tokenizer_class" not in settings
+    cls = transformers.LlamaTokenizer if is_bare else transformers.AutoTokenizer
+    return cls.from_pretrained(str(folder)).backend_tokenizer
+
+
+def _compare_with_sentencepiece(backend: tokenizers.Tokenizer, folder: pathlib.Path) -> None:
+    """Refuse a conversion that does not encode as the model itself: converters drop some normalisers."""
+    import sentencepiece
+
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    expected, got = model.encode(PROBE), backend.encode(PROBE, add_special_tokens=False).ids
+    if got != expected:
+        raise BadInput(
+            f"{folder}/tokenizer.model encodes {PROBE!r} as {expected}, its conversion as {got}; "
+            "put the model's own tokenizer.json there"
+        )
 
 
 def _add(backend: tokenizers.Tokenizer, id: int, entry: Mapping[str, Any], folder: pathlib.Path) -> None:
