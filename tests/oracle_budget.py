@@ -51,6 +51,9 @@ class OracleRow:
     repetition: tuple[int, int, int] | None = None  # (max_pattern_size, min_pattern_size, min_count)
     loop_action: str = "end_thinking"  # end_thinking | stop | report
     mode: str = "s1jax"  # s1jax | harness | readme
+    unstripped_eos_ids: frozenset[int] = (
+        NOTHING  # harness: EOS ids that end a round and yet stay, as upstream leaves them
+    )
 
     @property
     def room(self) -> int:
@@ -135,6 +138,8 @@ def _check_numbers(row: OracleRow) -> None:
             raise Refused(f"{name} is {value!r}: not an integer >= {least}")
     if row.mode != "s1jax" and (row.minimum or row.repetition):
         raise Refused(f"mode {row.mode} knows no minimum and no loop detector")
+    if row.mode != "harness" and row.unstripped_eos_ids:
+        raise Refused(f"mode {row.mode} keeps no EOS in thinking")
 
 
 def _check_without_thinking(row: OracleRow) -> None:
@@ -268,8 +273,16 @@ def _close(run: _Run, reason: str) -> _Thought:
     return _Thought(reason, thinking)
 
 
-def _round(run: _Run, limit: int, may_end_at_once: bool) -> tuple[bool, int]:
-    """One call of the upstream engine: did an end stop it (its ids are taken away), and how many ids were drawn."""
+@dataclass(frozen=True)
+class _Round:
+    """One call of the upstream engine."""
+
+    ended: bool  # by an end, else by its limit
+    drawn_ids: int
+    step_open: bool  # the step of the end has emitted nothing yet
+
+
+def _round(run: _Run, limit: int, may_end_at_once: bool) -> _Round:
     run.fresh_from = len(run.kept)
     drawn_ids = 0
     while drawn_ids < limit:
@@ -277,46 +290,48 @@ def _round(run: _Run, limit: int, may_end_at_once: bool) -> tuple[bool, int]:
         drawn = run.look(NOTHING if may_end else run.usual_ends)
         drawn_ids += 1
         end = run.end_at(drawn)
-        if end is not None:
+        if end is None or drawn in run.row.unstripped_eos_ids:
+            run.keep(drawn)
+        else:
             run.rewind(end[1])
-            return True, drawn_ids
-        run.keep(drawn)
-    return False, drawn_ids
+        if end is not None:
+            return _Round(True, drawn_ids, step_open=drawn not in run.row.unstripped_eos_ids)
+    return _Round(False, drawn_ids, step_open=False)
 
 
 def _think_harness(run: _Run, budget: int, over: str) -> _Thought:
     row = run.row
-    ended, _ = _round(run, budget, may_end_at_once=False)
-    while ended and run.n_ignored < row.n_ignore:
+    last = _round(run, budget, may_end_at_once=False)
+    while last.ended and run.n_ignored < row.n_ignore:
         string = row.string(run.n_ignored)
         run.n_ignored += 1
         if string:
-            run.put(string, step_begun=True)
-        ended, _ = _round(run, budget, may_end_at_once=False)
+            run.put(string, last.step_open)
+        last = _round(run, budget, may_end_at_once=False)
     too_many = max(0, len(run.kept) - budget)
     thinking = len(run.kept) - too_many
-    if ended:
-        run.put(row.answer_start, step_begun=True, rewind=too_many)
+    if last.ended:
+        run.put(row.answer_start, last.step_open, rewind=too_many)
         return _Thought("natural", thinking)
     # The newline is decided before the cut, so after one the text may end in two newlines or in none.
     newline = () if run.fresh and run.last_ends_in_newline() else row.newline
-    run.put(newline + row.forced_end, step_begun=False, rewind=too_many)
+    run.put(newline + row.forced_end, last.step_open, rewind=too_many)
     return _Thought(over, thinking)
 
 
 def _think_readme(run: _Run, budget: int, over: str) -> _Thought:
     remaining = budget
-    ended, drawn_ids = _round(run, remaining, may_end_at_once=True)
+    last = _round(run, remaining, may_end_at_once=True)
     while run.n_ignored < run.row.n_ignore:
-        remaining -= drawn_ids
+        remaining -= last.drawn_ids
         if remaining <= 0:
             break
         string = run.row.string(run.n_ignored)
         run.n_ignored += 1
         if string:
-            run.put(string, step_begun=ended)
-        ended, drawn_ids = _round(run, remaining, may_end_at_once=False)
-    return _Thought("natural" if ended else over, len(run.kept))
+            run.put(string, last.step_open)
+        last = _round(run, remaining, may_end_at_once=False)
+    return _Thought("natural" if last.ended else over, len(run.kept))
 
 
 # ------------------------------------------------------------------------------------------------------- answer

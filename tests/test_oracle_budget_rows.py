@@ -245,6 +245,12 @@ class TestRule21Harness:
         result = play(with_(self.ROW, n_ignore=1, strings=()), draws, forbidden={0: ENDS, 2: ENDS})
         expect(result, [A, B, SOT, ANSWER, EOT], "..FF.", 2, 4, 0, "natural", ignored=1)
 
+    def test_an_eos_that_upstream_does_not_strip_stays_and_has_its_own_step(self):
+        row = with_(self.ROW, n_ignore=1, unstripped_eos_ids=frozenset({EOD}), budget=5)
+        draws = [A, EOD, X, B, EOD, X, X, EOT]
+        result = play(row, draws, forbidden={0: ENDS, 3: ENDS})
+        expect(result, [A, EOD, WAIT, B, EOD, SOT, ANSWER, EOT], "..F..FF.", 5, 7, 0, "natural", ignored=1)
+
 
 class TestReadme:
     ROW = with_(S1, mode="readme", budget=4, n_ignore=2, strings=((WAIT,),))
@@ -291,8 +297,16 @@ class TestAdmission:
             {"mode": "harness", "budget": 4, "n_ignore": 1, "strings": ((WAIT,),), "max_new_tokens": 14},
             {"mode": "harness", "minimum": 1},
             {"mode": "readme", "minimum": 1},
+            {"mode": "s1jax", "unstripped_eos_ids": frozenset({EOD})},
         ],
     )
     def test_what_cannot_fit_is_refused(self, changes):
         with pytest.raises(Refused):
             play(with_(S1, **changes), [])
+
+
+@pytest.mark.parametrize("drawn", [SOT, len(S1.token_bytes), -1])
+def test_a_model_that_draws_what_it_must_not_is_an_error_of_the_test(drawn):
+    row = with_(S1, mode="harness")
+    with pytest.raises(ValueError, match="forbidden or not in the vocabulary"):
+        simulate(row, lambda kept, forbidden: drawn)
