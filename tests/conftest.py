@@ -21,3 +21,16 @@ def shared() -> pathlib.Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no real data: {folder}/data does not exist; set S1JAX_SHARED to a folder that has it")
     return folder / "data"
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Seconds of each test file, set-up included: where the time of the suite goes."""
+    seconds: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration"):
+                group = report.nodeid.partition("::")[0]
+                seconds[group] = seconds.get(group, 0.0) + report.duration
+    terminalreporter.section("seconds by file")
+    for group, spent in sorted(seconds.items(), key=lambda item: -item[1]):
+        terminalreporter.write_line(f"{spent:8.1f}  {group}")
