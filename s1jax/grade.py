@@ -17,9 +17,12 @@ LONGEST = 1000  # characters; a longer "answer" is prose, and equal to no gold
 _BRACE = re.compile(r"\\+boxed\s*\{|\\\\|\\[{}]|[{}]")
 _ANSWER_LINE = re.compile(r"(?i)(?:\bthe[ \t]+)?(?:\bfinal[ \t]+)?\banswer\b[*_ \t]*:[*_ \t]*")
 _PREFACE = re.compile(r"(?i)^(?:the\s+)?(?:(?:final|correct)\s+)?answer\s+is\s*:?\s*")
-_HOPE = re.compile(r"(?i)[.\s]*I hope it is correct\.?\s*$")
+_HOPE = re.compile(r"(?i)\bI hope it is correct\b.*$")
+_AND = re.compile(r"[\s$]*(?:,|\\text\s*\{\s*and\s*\}|\band\b|\\q?quad\b|\\[ ,;]|[\s$])+")
 _SPECIAL = re.compile(r"<\|[a-z_]+\|>")
-_ANSWER_IS = re.compile(r"(?i)\banswer\s+is\b\s*:?\s*")
+_ANSWER_IS = re.compile(
+    r"(?i)\b(?:answer|(?:correct|right) (?:option|choice))\s+is\b\s*:?\s*|\b(?:corresponds to|is) (?:option|choice)\s+"
+)
 _NUMBER = r"[-+]?(?:\d+(?:,\d{3})*(?:\.\d*)?|\.\d+)(?:/\d+)?"
 _ALONE = re.compile(rf"\$?\$?\\?\$?{_NUMBER}%?\$?\$?\.?")
 _ANOTHER = re.compile(r"(?:,|and\b|or\b|&|/)\s*(?:and\s|or\s)?\s*\(?[A-J]\)?(?![\w-])")
@@ -42,19 +45,34 @@ class Verdict:
 def boxed(text: str) -> str | None:
     """Content of the last balanced, non-empty `\\boxed{...}` (the innermost of nested ones), or None.
 
-    An escaped brace (`\\{`) is text, not structure; a box that a cut left open is passed over. One pass over the text.
+    An escaped brace (`\\{`) is text, not structure; a box that a cut left open is passed over.
     """
-    stack: list[tuple[bool, int]] = []
-    found = (-1, "")
+    boxes = _boxes(text)
+    return boxes[-1][1] if boxes else None
+
+
+def boxed_list(text: str) -> str | None:
+    """As `boxed`, but boxes joined by nothing but commas, spaces or "and" up to the last one are one answer: `1, 2`."""
+    boxes = _boxes(text)
+    first = len(boxes) - 1
+    while first > 0 and _AND.fullmatch(text[boxes[first - 1][2] : boxes[first][0]][:40]):
+        first -= 1
+    return ", ".join(content for _, content, _ in boxes[first:]) or None if boxes else None
+
+
+def _boxes(text: str) -> list[tuple[int, str, int]]:
+    """(start, content, end) of every balanced, non-empty box, by start; one pass over the text."""
+    stack: list[tuple[bool, re.Match[str]]] = []
+    boxes = []
     for token in _BRACE.finditer(text):
         if token[0].endswith("{") and not token[0].startswith("\\{"):
-            stack.append((len(token[0]) > 1, token.end()))
+            stack.append((len(token[0]) > 1, token))
         elif token[0] == "}" and stack:
-            is_box, start = stack.pop()
-            content = text[start : token.start()].strip()
-            if is_box and content and start > found[0]:
-                found = (start, content)
-    return found[1] or None
+            is_box, opened = stack.pop()
+            content = text[opened.end() : token.start()].strip()
+            if is_box and content:
+                boxes.append((opened.start(), content, token.end()))
+    return sorted(boxes)
 
 
 def answer_line(text: str) -> str | None:
@@ -66,7 +84,7 @@ def answer_line(text: str) -> str | None:
     for match in reversed(list(_ANSWER_LINE.finditer(text))):
         lines = [line.strip() for line in text[match.end() : end].split("\n")]
         line = next((line for line in lines if line), "")[:LONGEST]
-        line = _HOPE.sub("", _PREFACE.sub("", line.strip("*_` \t"))).strip("*_` \t")
+        line = _HOPE.sub("", _PREFACE.sub("", line.strip("*_` \t"))).strip("*_` \t.")
         if line:
             return line
         end = match.start()
@@ -78,9 +96,9 @@ def _segment(text: str) -> str:
 
 
 def extract_math(text: str) -> str | None:
-    """Box, else "Answer:" line, else a segment that is nothing but one number or one `$...$`."""
+    """Boxes, else "Answer:" line, else a segment that is nothing but one number or one `$...$`."""
     text = _segment(text)
-    found = boxed(text) or answer_line(text)
+    found = boxed_list(text) or answer_line(text)
     if found is None:
         alone = text.strip()
         inner = re.fullmatch(r"\$([^$\n]+)\$\.?|\\\((.+?)\\\)\.?", alone)
@@ -146,7 +164,7 @@ def _math(text: str, gold: str, equal: Equal) -> Verdict:
 
 
 def _integer(text: str, gold: str, equal: Equal) -> Verdict:
-    found = extract_math(text)
+    found = boxed(text) or extract_math(text)
     value = None if found is None else integer(found)
     return Verdict(found, value is not None and value == integer(gold))
 

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 _SPACE = re.compile(r"\\[!,;: ]|\\q?quad\b|\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?|displaystyle|limits)(?![a-zA-Z])|~")
 WORDS = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mbox|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
+_LEFT_SIDE = re.compile(r"^\\?[A-Za-z]+(?:_(?:\w|\{[^{}=]*\}))?(?:\(\w\))?\s*(?:=|\\in\b)\s*(?=\S)(?!.*=)")
 _ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*(?:st|nd|rd|th)\s*\}?$")
 _UNIT = re.compile(r"(?<=[\d})])\s*([A-Za-z]{1,}[A-Za-z. ]*(?:\^\{?[23]\}?)?)$")
 _UNITS = {
@@ -19,7 +20,7 @@ _UNIT_OF = {spelling: unit for unit, spellings in _UNITS.items() for spelling in
 
 def normalise(answer: str) -> str:
     """One spelling per answer: spaces, `$`, sizes, fonts, degree, percent and dollar signs, ordinals, `\\frac12`, `.5`,
-    `1,000`, a one-letter left side (`x=`) and a final stop. Units of a number are dropped. Idempotent."""
+    `1,000`, a left side that is one name (`x=`) and a final stop. Units of a number are dropped."""
     return _split_unit(_plain(answer))[0].replace(" ", "")
 
 
@@ -27,7 +28,7 @@ def _plain(answer: str) -> str:
     text = answer.strip().strip("$").strip()
     text = re.sub(r"^\\[(\[]|\\[)\]]$", "", text.strip())
     text = text.replace("\n", " ").replace("\u2212", "-").replace("$", "")
-    text = re.sub(r"(?<=\d)(?:\{,\}|,\\!|,\s?\\!)\s*(?=\d{3})", "", text)
+    text = re.sub(r"(?<=\d)\s*(?:\{,\s*\}|,\\!|,\s?\\!)\s*(?=\d{3})", "", text)
     text = _SPACE.sub(" ", text).replace("\\lbrace", "\\{").replace("\\rbrace", "\\}")
     text = WORDS.sub(r" \1 ", text)
     text = re.sub(r"\^\s*\{?\s*\\?(?:circ|degree)\s*\}?|\u00b0|\\degree", "", text)
@@ -38,8 +39,8 @@ def _plain(answer: str) -> str:
     text = re.sub(r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}", text)
     text = re.sub(r"\\sqrt\s*(\w)", r"\\sqrt{\1}", text)
     text = re.sub(r"(?<![\d.])\.(?=\d)", "0.", text)
-    text = re.sub(r"\s+", " ", text).strip().rstrip(".,;").strip()
-    text = re.sub(r"^[A-Za-z]\s*(?:=|\\in\b)\s*(?=\S)(?!.*=)", "", text)
+    text = re.sub(r"\s+", " ", text).strip().rstrip(".,;\\").strip()
+    text = _LEFT_SIDE.sub("", text)
     text = re.sub(r"^(-?)(\d+)/(\d+)$", r"\1\\frac{\2}{\3}", text)
     if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", text):
         text = text.replace(",", "")

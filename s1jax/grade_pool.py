@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from s1jax.grade import LONGEST, Equal, Verdict, grade
+from s1jax.grade_equal import same
 
 _START_SECONDS = 120.0
 
@@ -51,6 +52,13 @@ class Grader:
         for i, is_equal in zip(open_items, equal, strict=True):
             verdicts[i] = Verdict(verdicts[i].extracted, is_equal)
         return verdicts
+
+    def equivalent(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Equality of (gold, answer) pairs: strings and rationals first, math-verify for what they leave open."""
+        known = [same(*pair) for pair in pairs]
+        rest = [i for i, verdict in enumerate(known) if verdict is None]
+        asked = dict(zip(rest, self.equal([pairs[i] for i in rest]), strict=True))
+        return [asked.get(i, bool(verdict)) for i, verdict in enumerate(known)]
 
     def equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """math-verify's opinion of (gold, answer) pairs; False where it hangs, runs out of memory or fails."""
@@ -144,13 +152,13 @@ def _serve(pipe: Any, memory_gib: float) -> None:
     """A worker's life: announce itself, then answer pairs until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the parent
     logging.disable(logging.CRITICAL)
-    import math_verify  # noqa: F401  (a second of imports, and only here)
-
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         limit = int(memory_gib * 2**30)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    import math_verify  # noqa: F401  (a second of imports, and only here)
+
     pipe.send("ready")
     while True:
         try:
@@ -165,19 +173,17 @@ def _serve(pipe: Any, memory_gib: float) -> None:
 
 
 def math_equal(gold: str, answer: str) -> bool:
-    """Mathematical equality by math-verify on the extracted answer alone, either way round. May hang: no time limit.
+    """Mathematical equality by math-verify on the extracted answer alone. May hang: no time limit.
 
     The gold stands as `$gold$`, the answer in a box of its own, so nothing around them is taken for an answer.
+    Relations may be compared with intervals. Only this way round: the other takes `a=0` for `0`, `(3,1)` for `{1,3}`.
     """
     from math_verify import parse, verify
 
     gold, answer = _readable(gold), _readable(answer)
     golds = parse(f"${gold}$", parsing_timeout=None)  # type: ignore[arg-type]
     answers = parse(f"\\boxed{{{answer}}}", parsing_timeout=None)  # type: ignore[arg-type]
-    for left, right in ((golds, answers), (answers, golds)):
-        if verify(left, right, timeout_seconds=None, allow_set_relation_comp=True):
-            return True
-    return _same_set(gold, answer)
+    return verify(golds, answers, timeout_seconds=None, allow_set_relation_comp=True) or _same_set(gold, answer)
 
 
 def _readable(answer: str) -> str:
