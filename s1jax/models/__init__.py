@@ -1,12 +1,14 @@
 """Model families. A new family is one file and one line here; its tests come with the line."""
 
 from s1jax.config import BadInput
-from s1jax.models import qwen2
+from s1jax.models import llama, qwen2, qwen3
 from s1jax.models.decoder import DecoderConfig
 from s1jax.models.family import Family
 
 FAMILIES: dict[str, Family] = {
     "qwen2": qwen2.FAMILY,
+    "qwen3": qwen3.FAMILY,
+    "llama": llama.FAMILY,
 }
 
 

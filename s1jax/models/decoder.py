@@ -148,6 +148,19 @@ def letters(model: Model) -> Any:
     return jax.tree_util.tree_map_with_path(name, model, is_leaf=lambda node: isinstance(node, nnx.Param))
 
 
+def named(model: Model) -> dict[str, Any]:
+    """`{"embed": array, "blocks.q": array, ...}` in the order of the tree's leaves; `blocks.3.q` in an unstacked model.
+
+    `jax.tree.unflatten(jax.tree.structure(model), named(model).values())` is the model again.
+    """
+
+    def name(key: Any) -> str:
+        return str(getattr(key, "name", getattr(key, "idx", key)))
+
+    found = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda node: isinstance(node, nnx.Param))[0]
+    return {".".join(map(name, path)): variable.get_value() for path, variable in found}
+
+
 def _is_stacked(model: Model) -> bool:
     return isinstance(model.blocks, Block)
 

@@ -44,21 +44,58 @@ class Family:
     layout: Layout
 
 
-def refuse(hf: Mapping[str, Any], **supported: tuple[Any, ...]) -> None:
-    """Raise BadInput for a field of a `config.json` whose value would change the mathematics; absent fields pass."""
-    for name, values in supported.items():
+COMMON = {
+    "hidden_act": ("silu",),
+    "attention_dropout": (0, 0.0),
+    "use_sliding_window": (False, None),
+    "num_experts": (None,),
+    "num_local_experts": (None,),
+    "partial_rotary_factor": (None, 1.0),
+    "quantization_config": (None,),
+}
+
+
+def refuse(hf: Mapping[str, Any], *, rope_types: tuple[str, ...] = ("default",), **supported: tuple[Any, ...]) -> None:
+    """Raise BadInput for a field of a `config.json` whose value would change the mathematics; absent fields pass.
+
+    Args:
+      rope_types: the kinds of rotary embedding that the family has.
+      supported: the values that may stand in a field, beside those that hold for every family.
+    """
+    for name, values in {**COMMON, **supported}.items():
         if name in hf and hf[name] not in values:
-            shown = " or ".join(map(repr, values))
+            shown = " or ".join(repr(value) for value in values if value is not None) or "its absence"
             raise BadInput(f"config.json has {name}={hf[name]!r}, supported is {shown}; this checkpoint cannot be used")
+    kinds = set(hf.get("layer_types") or ()) - {"full_attention"}
+    if kinds:
+        raise BadInput(
+            f"config.json has layer_types with {sorted(kinds)[0]!r}, supported is 'full_attention'; "
+            "this checkpoint cannot be used"
+        )
+    rope = rope_parameters(hf)
+    if rope["rope_type"] not in rope_types:
+        raise BadInput(
+            f"config.json has rope_type={rope['rope_type']!r}, supported is {' or '.join(map(repr, rope_types))}; "
+            "this checkpoint cannot be used"
+        )
 
 
-def base_config(name: str, hf: Mapping[str, Any], **switches: Any) -> DecoderConfig:
-    """The fields that all families share. Raises BadInput for a missing field or sizes that do not divide."""
+def base_config(name: str, hf: Mapping[str, Any], *, head_dim: int | None = None, **switches: Any) -> DecoderConfig:
+    """The fields that all families share.
+
+    Args:
+      head_dim: head width where the file names none; None for hidden size / heads.
+
+    Raises:
+      BadInput: a field is missing or not a number, or sizes do not divide.
+    """
     needed = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "vocab_size")
-    if missing := [key for key in needed if key not in hf]:
-        raise BadInput(f"config.json lacks {', '.join(missing)}; it is not a {name} checkpoint's config")
-    heads = hf["num_attention_heads"]
-    kv_heads = hf.get("num_key_value_heads") or heads
+    for key in (*needed, "num_key_value_heads"):
+        if key not in hf:
+            raise BadInput(f"config.json lacks {key}; it is not the config of a {name} checkpoint")
+        if not isinstance(hf[key], int) or hf[key] < 1:
+            raise BadInput(f"config.json has {key}={hf[key]!r}, it must be a whole number above 0; mend the config")
+    heads, kv_heads = hf["num_attention_heads"], hf["num_key_value_heads"]
     if heads % kv_heads:
         raise BadInput(f"config.json: {heads} query heads are not a multiple of {kv_heads} kv heads; mend the config")
     return DecoderConfig(
@@ -66,7 +103,7 @@ def base_config(name: str, hf: Mapping[str, Any], **switches: Any) -> DecoderCon
         D=hf["hidden_size"],
         K=kv_heads,
         G=heads // kv_heads,
-        H=hf.get("head_dim") or hf["hidden_size"] // heads,
+        H=hf.get("head_dim") or head_dim or hf["hidden_size"] // heads,
         F=hf["intermediate_size"],
         V=hf["vocab_size"],
         L=hf["num_hidden_layers"],
@@ -82,6 +119,7 @@ def rope_parameters(hf: Mapping[str, Any]) -> dict[str, Any]:
     """The rope fields, which older files keep at the top and newer ones under `rope_parameters`."""
     rope = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
     rope.setdefault("rope_theta", hf.get("rope_theta", 10000.0))
+    rope.setdefault("rope_type", rope.get("type", "default"))
     return rope
 
 

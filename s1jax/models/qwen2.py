@@ -10,7 +10,7 @@ from s1jax.models.family import Family
 
 def from_hf(hf: Mapping[str, Any]) -> DecoderConfig:
     """The config of a `Qwen2ForCausalLM` checkpoint. Raises BadInput for fields that would change the mathematics."""
-    family.refuse(hf, use_sliding_window=(False,), hidden_act=("silu",), attention_dropout=(0.0,), rope_scaling=(None,))
+    family.refuse(hf)
     return family.base_config("qwen2", hf, qkv_bias=True)
 
 

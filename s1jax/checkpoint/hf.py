@@ -1,0 +1,234 @@
+"""Hugging Face checkpoints in and out, by the layout table of the family, without transformers.
+
+Reading: each device's part of each parameter is cut out of the files and put on that device; host memory holds one such
+part. Writing: one tensor at a time, into a folder beside the target that takes its name when all of it is on disk.
+"""
+
+import functools
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+
+from s1jax import token_backend
+from s1jax.checkpoint import files, layout
+from s1jax.checkpoint.files import Pending, Stored
+from s1jax.checkpoint.folder import carry, close_partial, config_json, fetch, open_partial, read_config
+from s1jax.checkpoint.layout import Entry, Slices
+from s1jax.config import BadInput, write_json
+from s1jax.mesh import param_sharding
+from s1jax.models import FAMILIES
+from s1jax.models.decoder import Decoder, DecoderConfig, Model, Unstacked, abstract, named, unstack
+from s1jax.tokens import Tokenizer
+
+FILE_BYTES = 5 * 10**9
+DTYPE_NAMES = {code: name for name, code in (("float32", "F32"), ("bfloat16", "BF16"), ("float16", "F16"))}
+
+
+def load(
+    source: str | os.PathLike,
+    *,
+    mesh: Mesh | None = None,
+    dtype: Any = None,
+    stacked: bool = True,
+) -> Decoder | Unstacked:
+    """Read a checkpoint into a model.
+
+    Args:
+      source: a folder with `config.json` and safetensors, or a hub id.
+      mesh: where the parameters lie, by `mesh.PARAM`; None for the default device.
+      dtype: type of every parameter; None keeps the checkpoint's (the widest, where layers differ and are stacked).
+      stacked: a `Decoder` (training), else an `Unstacked` (decoding).
+
+    Raises:
+      BadInput: a damaged, incomplete or unsupported checkpoint (a different line for each cause), or a mesh that does
+        not divide a dimension.
+    """
+    folder = fetch(source)
+    config = read_config(folder)
+    stored = match(config, files.scan(folder), folder)
+    model = abstract(config) if stacked else jax.eval_shape(unstack, abstract(config))
+    by_path: dict[str, list[tuple[Entry, Stored]]] = {}
+    for entry in layout.entries(config):
+        by_path.setdefault(entry.path if stacked else entry.key, []).append((entry, stored[entry.name]))
+    leaves = [_load_leaf(by_path[path], leaf.ndim, mesh, dtype) for path, leaf in named(model).items()]
+    return jax.tree.unflatten(jax.tree.structure(model), leaves)
+
+
+def match(config: DecoderConfig, found: Mapping[str, Stored], folder: pathlib.Path) -> dict[str, Stored]:
+    """The stored tensor of every entry, after every check that needs no values.
+
+    A tied checkpoint may hold a copy of the embedding as its head, as some trainers leave it; it must equal it.
+
+    Raises:
+      BadInput: a tensor is missing, unknown, of the wrong shape or of an unsupported type.
+    """
+    wanted = {entry.name: entry for entry in layout.entries(config)}
+    table = FAMILIES[config.family].layout
+    if missing := [name for name in wanted if name not in found]:
+        raise BadInput(f"{folder} lacks {_some(missing)}, which its config.json asks for; fetch the missing file")
+    head, embed = table["head"][0], table["embed"][0]
+    unknown = [name for name in found if name not in wanted and not (config.tied and name == head)]
+    if unknown:
+        raise BadInput(f"{folder} holds {_some(unknown)}, which no {config.family} model has; use its own family")
+    for name, entry in wanted.items():
+        if found[name].shape != entry.file_shape:
+            raise BadInput(
+                f"tensor {name!r} in {found[name].file} has shape {found[name].shape}, config.json asks for "
+                f"{entry.file_shape}; the two belong to different models"
+            )
+        if found[name].dtype not in files.DTYPES:
+            raise BadInput(
+                f"tensor {name!r} in {found[name].file} has type {found[name].dtype}, supported are "
+                f"{', '.join(files.DTYPES)}; convert it to one of them"
+            )
+    if head in found and config.tied and not _equal(found[head], found[embed]):
+        raise BadInput(
+            f"{folder} is tied by config.json, but {head!r} differs from {embed!r}; set tie_word_embeddings false"
+        )
+    return {name: found[name] for name in wanted}
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"tensor{'s' * (len(names) > 1)} " + ", ".join(map(repr, names[:3])) + more
+
+
+def _equal(one: Stored, other: Stored, rows: int = 8192) -> bool:
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    blocks = (slice(start, start + rows) for start in range(0, one.shape[0], rows))
+    return all(np.array_equal(one.read([block]), other.read([block])) for block in blocks)
+
+
+def _load_leaf(parts: list[tuple[Entry, Stored]], rank: int, mesh: Mesh | None, dtype: Any) -> jax.Array:
+    """One parameter: of one layer, or of all layers where its rank is one above that of its letters."""
+    entry = parts[0][0]
+    is_stacked = rank > len(entry.letters)
+    shape = (len(parts), *entry.shape) if is_stacked else entry.shape
+    sharding: Sharding = SingleDeviceSharding(jax.devices()[0])
+    if mesh is not None:
+        sharding = param_sharding("L" * is_stacked + entry.letters, shape, mesh)
+    types = {files.DTYPES[stored.dtype] for _, stored in parts}
+    held = types.pop() if len(types) == 1 else np.dtype(np.float32)
+
+    def read(index: Slices) -> np.ndarray:
+        if not is_stacked:
+            return _read_part(*parts[0], index)
+        first = [_read_part(*part, index[1:]) for part in parts[:1]]
+        out = np.empty((len(parts), *first[0].shape), held)
+        for layer, part in enumerate(parts):
+            out[layer] = _read_part(*part, index[1:]) if layer else first[0]
+        return out
+
+    array = _place(shape, sharding, read)
+    if dtype is None or array.dtype == dtype:
+        return array
+    return jax.jit(lambda x: x.astype(dtype), out_shardings=sharding)(array)
+
+
+def _read_part(entry: Entry, stored: Stored, index: Slices) -> np.ndarray:
+    return layout.to_model(entry, stored.read(layout.file_slices(entry, index)), index)
+
+
+def _place(shape: tuple[int, ...], sharding: Sharding, read: Any) -> jax.Array:
+    """A global array, one device's part after the other: `make_array_from_callback` would hold all parts at once."""
+    buffers, last = [], None
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        index = index or tuple(slice(None) for _ in shape)
+        if last is None or last[0] != index:
+            last = (index, read(index))
+        buffers.append(jax.device_put(last[1], device))
+    return jax.make_array_from_single_device_arrays(shape, sharding, buffers)
+
+
+def save(
+    model: Model,
+    folder: str | os.PathLike,
+    *,
+    dtype: Any = None,
+    tokenizer_source: str | os.PathLike | Tokenizer | None = None,
+    config_extra: Mapping[str, Any] | None = None,
+    replace: bool = False,
+    file_bytes: int = FILE_BYTES,
+) -> None:
+    """Write a model as a folder that transformers and vLLM read. On several hosts all call it and the first one writes.
+
+    Args:
+      model: stacked or unstacked, on any mesh.
+      dtype: type of every tensor; None keeps the parameters'.
+      tokenizer_source: folder, hub id or `Tokenizer` whose tokenizer, chat template and `generation_config.json` come
+        along; where its `config.json` describes this architecture, that file is carried too.
+      config_extra: fields put into `config.json` last.
+      replace: a checkpoint that stands in `folder` gives way, at the end.
+      file_bytes: size at which a new file begins.
+
+    Raises:
+      BadInput: `folder` holds something and `replace` is false, or it is not a checkpoint.
+    """
+    target = pathlib.Path(folder)
+    pending = _pending(model, dtype)
+    if jax.process_index() == 0:
+        partial = open_partial(target, replace=replace)
+        files.write(partial, pending, file_bytes=file_bytes)
+        dtype_name = DTYPE_NAMES[files.CODES[pending[0].dtype]]
+        _write_beside(partial, model.config, tokenizer_source, {"dtype": dtype_name, **(config_extra or {})})
+        close_partial(partial, target)
+    else:
+        for tensor in pending:  # the other hosts take part in gathering what the first one writes
+            tensor.read()
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"saved {target}")
+
+
+def _write_beside(
+    folder: pathlib.Path,
+    config: DecoderConfig,
+    tokenizer_source: str | os.PathLike | Tokenizer | None,
+    fields: Mapping[str, Any],
+) -> None:
+    source = None
+    if isinstance(tokenizer_source, Tokenizer):
+        source = tokenizer_source.folder
+    elif tokenizer_source is not None:
+        source = token_backend.fetch(os.fspath(tokenizer_source))
+    carry(source, folder)
+    if isinstance(tokenizer_source, Tokenizer):
+        tokenizer_source.save(folder)
+    write_json(folder / "config.json", config_json(config, source, fields))
+
+
+def _pending(model: Model, dtype: Any) -> list[Pending]:
+    arrays = named(model)
+
+    def pending(entry: Entry) -> Pending:
+        is_stacked = entry.key not in arrays
+        array = arrays[entry.path if is_stacked else entry.key]
+        held = np.dtype(array.dtype if dtype is None else dtype)
+
+        def read() -> np.ndarray:
+            return layout.to_file(entry, _to_host(array, entry.layer if is_stacked else None, held))
+
+        return Pending(entry.name, entry.file_shape, held, read)
+
+    return [pending(entry) for entry in layout.entries(model.config)]
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _layer(array: jax.Array, layer: jax.Array | None, dtype: Any) -> jax.Array:
+    return (array if layer is None else array[layer]).astype(dtype)
+
+
+def _to_host(array: jax.Array, layer: int | None, dtype: np.dtype) -> np.ndarray:
+    """An array, or one layer of a stack, as a whole on this host. The layer is traced: one program a shape."""
+    if layer is not None or array.dtype != dtype:
+        array = _layer(array, None if layer is None else jnp.asarray(layer), dtype)
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)
