@@ -1,0 +1,1 @@
+"""Benchmarks, statistics, the three figures of test-time scaling, and their report."""
