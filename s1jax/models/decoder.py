@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from s1jax.axes import constrain, einsum, take
@@ -60,23 +61,23 @@ class DecoderConfig:
     rope_scaling: RopeScaling | None = None
 
     @property
-    def inverse_frequencies(self) -> jax.Array:
+    def inverse_frequencies(self) -> np.ndarray:
         """Rotary inverse frequencies `[H/2]`, stretched where the family does so."""
         inverse = layers.inverse_frequencies(self.rope_theta, self.H)
         return inverse if self.rope_scaling is None else _stretch(inverse, self.rope_scaling)
 
 
-def _stretch(inverse: jax.Array, scaling: RopeScaling) -> jax.Array:
+def _stretch(inverse: np.ndarray, scaling: RopeScaling) -> np.ndarray:
     """Divide low frequencies by `factor`, keep high ones, blend between (transformers `_compute_llama3_parameters`)."""
-    wavelength = 2 * math.pi / inverse
+    wavelength = np.float32(2 * math.pi) / inverse
     low = scaling.original_max_position / scaling.low_freq_factor
     high = scaling.original_max_position / scaling.high_freq_factor
-    stretched = jnp.where(wavelength > low, inverse / scaling.factor, inverse)
+    stretched = np.where(wavelength > low, inverse / scaling.factor, inverse)
     blend = (scaling.original_max_position / wavelength - scaling.low_freq_factor) / (
         scaling.high_freq_factor - scaling.low_freq_factor
     )
     blended = (1 - blend) * stretched / scaling.factor + blend * stretched
-    return jnp.where((wavelength >= high) & (wavelength <= low), blended, stretched)
+    return np.where((wavelength >= high) & (wavelength <= low), blended, stretched)
 
 
 class Block(nnx.Module):
