@@ -1,0 +1,169 @@
+"""Step-exact packing: the examples of one optimizer step, and no others, in a fixed number of rows. NumPy only.
+
+Packing across steps, as generic packers do it, changes which examples share an update; here only the shape changes.
+"""
+
+import dataclasses
+import heapq
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from s1jax.config import BadInput
+from s1jax.render import Row
+
+
+@dataclasses.dataclass(frozen=True)
+class PackingConfig:
+    """How the examples of a step become rows.
+
+    Attributes:
+      enabled: several examples a row; otherwise one.
+      rows: rows of a step; None takes the most rows (so the shortest) that waste at most 3 %.
+      shapes: row lengths that may be compiled; twice as many are used where that saves more than 3 % of the positions.
+      multiple: row lengths are multiples of it.
+    """
+
+    enabled: bool = True
+    rows: int | None = None
+    shapes: int = 4
+    multiple: int = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """Rows of equal length T as arrays `[B, T]`.
+
+    Attributes:
+      tokens, targets: int32; `targets` is the next id of the same example.
+      positions: int32, from 0 in each example.
+      segments: int32, 1, 2, ... for the examples of a row, 0 where there is none.
+      weights: float32, the weight of a target in the loss; 0 on prompts and padding.
+    """
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    positions: np.ndarray
+    segments: np.ndarray
+    weights: np.ndarray
+
+
+def longest_first(lengths: Sequence[int], rows: int) -> list[list[int]]:
+    """Indices of `lengths` dealt to rows: the longest first, each to the row that is shortest so far (LPT)."""
+    heap = [(0, row) for row in range(rows)]
+    packed: list[list[int]] = [[] for _ in range(rows)]
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        length, row = heapq.heappop(heap)
+        packed[row].append(index)
+        heapq.heappush(heap, (length + lengths[index], row))
+    return packed
+
+
+def longest_row(lengths: Sequence[int], rows: int) -> int:
+    """Length of the longest row that `longest_first` makes."""
+    return max(sum(lengths[i] for i in row) for row in longest_first(lengths, rows))
+
+
+def fit_lengths(needed: Sequence[int], count: int, multiple: int) -> tuple[int, ...]:
+    """At most `count` row lengths, multiples of `multiple`, of least sum when each step takes the next length up.
+
+    Exact, by dynamic programming over the distinct lengths: cost O(count * distinct^2).
+    """
+    rounded = [math.ceil(length / multiple) * multiple for length in needed]
+    values, frequency = np.unique(rounded, return_counts=True)
+    steps_up_to = np.concatenate([[0], np.cumsum(frequency)])
+    n = len(values)
+    best = np.where(np.arange(n + 1) == 0, 0.0, np.inf)  # cost of the i shortest with the lengths so far
+    choices = []
+    for _ in range(min(count, n)):
+        # cost[i, j]: values j..i-1 all padded to values[i-1]
+        cost = best[None, :] + np.concatenate([[0], values])[:, None] * (steps_up_to[:, None] - steps_up_to[None, :])
+        cost[np.triu_indices(n + 1)] = np.inf
+        cost[0, 0] = 0.0
+        choices.append(cost.argmin(axis=1))
+        best = cost.min(axis=1)
+    lengths, end = [], n
+    for choice in reversed(choices):
+        if end:
+            lengths.append(int(values[end - 1]))
+            end = int(choice[end])
+    return tuple(sorted(lengths))
+
+
+def choose_lengths(needed: Sequence[int], config: PackingConfig) -> tuple[int, ...]:
+    """The fewest lengths within 1 % of what `config.shapes` reach; twice `config.shapes` where they save over 3 %."""
+
+    def total(lengths: tuple[int, ...]) -> int:
+        return int(np.asarray(lengths)[np.searchsorted(lengths, needed)].sum())
+
+    usual = fit_lengths(needed, config.shapes, config.multiple)
+    more = fit_lengths(needed, 2 * config.shapes, config.multiple)
+    if config.shapes > 1 and total(more) < 0.97 * total(usual):
+        return more
+    fewer = (fit_lengths(needed, count, config.multiple) for count in range(1, config.shapes))
+    return next((lengths for lengths in fewer if total(lengths) <= 1.01 * total(usual)), usual)
+
+
+def choose_rows(steps: Sequence[Sequence[int]], multiple: int, block: int) -> int:
+    """Rows of a step: the most, in multiples of `multiple`, that fill 97 % of their positions; else the fullest.
+
+    Args:
+      steps: lengths of the examples of each step (of some steps, where there are many).
+      multiple: the mesh's rows: `data * fsdp * micro_batch`.
+      block: no row may be longer.
+
+    Raises:
+      BadInput: no number of rows fits.
+    """
+    most = max(len(lengths) for lengths in steps)
+    fills: dict[int, float] = {}
+    for rows in range(multiple, max(most, multiple) + 1, multiple):
+        longest = [longest_row(lengths, rows) for lengths in steps]
+        if max(longest) <= block:
+            fills[rows] = sum(map(sum, steps)) / (rows * sum(longest))
+    if not fills:
+        raise BadInput(
+            f"the {most} examples of a step do not fit into any multiple of {multiple} rows up to {most} of block="
+            f"{block}; use a longer block, a smaller global_batch or a mesh with fewer data x fsdp rows"
+        )
+    full = [rows for rows, fill in fills.items() if fill >= 0.97]
+    return max(full) if full else max(fills, key=lambda rows: (fills[rows], -rows))
+
+
+def fill(examples: Sequence[Row], packed: Sequence[Sequence[int]], length: int, weights: Sequence[float]) -> Packed:
+    """The arrays of rows of `length` positions; an example of n ids takes n - 1 (its last id has no target).
+
+    Args:
+      examples: what is packed.
+      packed: for each row, the indices of its examples.
+      weights: for each example, the weight of one of its loss tokens.
+    """
+    shape = (len(packed), length)
+    tokens, targets, positions, segments = (np.zeros(shape, np.int32) for _ in range(4))
+    weight = np.zeros(shape, np.float32)
+    for row, indices in enumerate(packed):
+        start = 0
+        for segment, index in enumerate(indices, 1):
+            example = examples[index]
+            n = len(example.ids) - 1
+            at = slice(start, start + n)
+            ids = np.asarray(example.ids, np.int32)
+            tokens[row, at], targets[row, at] = ids[:-1], ids[1:]
+            positions[row, at] = np.arange(n)
+            segments[row, at] = segment
+            weight[row, start + example.prompt_length - 1 : start + n] = weights[index]
+            start += n
+    return Packed(tokens, targets, positions, segments, weight)
+
+
+def loss_weights(examples: Sequence[Row], norm: str) -> list[float]:
+    """The weight of one loss token of each example, such that the weighted sum over the step is the mean loss.
+
+    `example`: mean over examples of the mean over their tokens (upstream with one sequence a device); `token`: mean
+    over all loss tokens. Weights, not shapes, decide what counts, so packing, accumulation and sharding do not.
+    """
+    counts = [len(example.ids) - example.prompt_length for example in examples]
+    if norm == "token":
+        return [1.0 / sum(counts)] * len(counts)
+    return [1.0 / (len(counts) * count) for count in counts]

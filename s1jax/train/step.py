@@ -1,0 +1,177 @@
+"""The train step: one pure function, jitted with explicit shardings and a donated state."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from s1jax import axes
+from s1jax import mesh as placement
+from s1jax.models import attention
+from s1jax.models.decoder import Decoder, forward, letters
+from s1jax.train import optimizer
+from s1jax.train.loss import LossConfig, weighted_loss
+from s1jax.train.optimizer import OptimizerConfig
+from s1jax.train.packing import Packed
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that a run needs to go on: the number of updates made, the model, and the optimizer's state."""
+
+    step: jax.Array
+    model: Decoder
+    optimizer: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Rows of a step as `[A, B, T]`: A micro-batches, one after another. Fields as in `packing.Packed`."""
+
+    tokens: jax.Array
+    targets: jax.Array
+    positions: jax.Array
+    segments: jax.Array
+    weights: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """Scalars of a step: loss before the update, global norm of the gradient before clipping, learning rate used."""
+
+    loss: jax.Array
+    grad_norm: jax.Array
+    learning_rate: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What the compiled step depends on.
+
+    Attributes:
+      optimizer, loss: their configs.
+      steps: length of the schedule.
+      dtype: compute type.
+      remat: key of `REMAT`.
+    """
+
+    optimizer: OptimizerConfig
+    loss: LossConfig
+    steps: int
+    dtype: str
+    remat: str
+
+
+def _full(layer: Callable) -> Callable:
+    return jax.checkpoint(layer)
+
+
+REMAT: dict[str, Callable[[Callable], Callable] | None] = {
+    "none": None,
+    "full": _full,
+}
+
+
+def loss_of(model: Decoder, batch: Batch, recipe: Recipe) -> jax.Array:
+    """The weighted loss of rows `[B, T]`."""
+    attend = attention.segmented(batch.segments, batch.positions)
+    dtype, remat = jnp.dtype(recipe.dtype), REMAT[recipe.remat]
+    x_BTD, _ = forward(model, batch.tokens, batch.positions, attend, dtype=dtype, remat=remat)
+    return weighted_loss(model, x_BTD, batch.targets, batch.weights, chunk=recipe.loss.chunk)
+
+
+def gradients(model: Decoder, batch: Batch, recipe: Recipe) -> tuple[jax.Array, Decoder]:
+    """Loss and gradient of all micro-batches `[A, B, T]`. Both are sums, since the weights are of the whole step."""
+    of_rows = jax.value_and_grad(loss_of)
+    if batch.tokens.shape[0] == 1:
+        return of_rows(model, jax.tree.map(lambda x: x[0], batch), recipe)
+
+    def add(total: tuple[jax.Array, Decoder], rows: Batch) -> tuple[tuple[jax.Array, Decoder], None]:
+        return jax.tree.map(jnp.add, total, of_rows(model, rows, recipe)), None
+
+    zero = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, model))
+    return jax.lax.scan(add, zero, batch)[0]
+
+
+def train_step(state: TrainState, batch: Batch, recipe: Recipe) -> tuple[TrainState, Metrics]:
+    """One update."""
+    loss, grads = gradients(state.model, batch, recipe)
+    model, moments = optimizer.update(recipe.optimizer, recipe.steps, grads, state.optimizer, state.model)
+    rate = optimizer.learning_rate(recipe.optimizer, recipe.steps, state.step)
+    return TrainState(state.step + 1, model, moments), Metrics(loss, optax.tree.norm(grads), rate)
+
+
+def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
+    """Where each array of an (abstract) state lies: moments with their parameters, counters on every device.
+
+    Raises:
+      BadInput: the mesh does not divide a parameter.
+    """
+    model = jax.tree.map(
+        lambda name, x: placement.param_sharding(name, x.shape, mesh), letters(state.model), state.model
+    )
+    everywhere = NamedSharding(mesh, P())
+
+    def of(node: Any) -> Any:
+        return model if isinstance(node, Decoder) else everywhere
+
+    return jax.tree.map(of, state, is_leaf=lambda node: isinstance(node, Decoder))
+
+
+def initial_state(model: Decoder, recipe: Recipe) -> TrainState:
+    """Step 0 with a given model."""
+    return TrainState(jnp.zeros((), jnp.int32), model, optimizer.init(recipe.optimizer, recipe.steps, model))
+
+
+def make_step(recipe: Recipe, mesh: Mesh, shardings: TrainState) -> Callable[[TrainState, Batch], tuple]:
+    """The jitted step on a mesh. The state is donated: the caller must not use it again."""
+    everywhere = NamedSharding(mesh, P())
+    rows = batch_sharding(mesh)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        with axes.placed(mesh, placement.ACTIVATION):
+            return train_step(state, batch, recipe)
+
+    return jax.jit(
+        step,
+        in_shardings=(shardings, rows),
+        out_shardings=(shardings, everywhere),
+        donate_argnums=0,
+    )
+
+
+def make_eval(recipe: Recipe, mesh: Mesh, shardings: TrainState) -> Callable[[Decoder, Batch], jax.Array]:
+    """The jitted loss of a batch `[A, B, T]`, without an update."""
+
+    def loss(model: Decoder, batch: Batch) -> jax.Array:
+        with axes.placed(mesh, placement.ACTIVATION):
+            return jnp.sum(jax.lax.map(lambda rows: loss_of(model, rows, recipe), batch))
+
+    return jax.jit(loss, in_shardings=(shardings.model, batch_sharding(mesh)), out_shardings=NamedSharding(mesh, P()))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Where the arrays `[A, B, T]` of a batch lie."""
+    return NamedSharding(mesh, P(None, *axes.spec("BT", placement.ACTIVATION)))
+
+
+def place_batch(rows: Packed, micro_batches: int, sharding: NamedSharding) -> Batch:
+    """Rows `[N, T]` of the host as a global `Batch`. Every process holds all rows; each device takes its part."""
+
+    def place(array: np.ndarray) -> Any:
+        array = array.reshape(micro_batches, -1, array.shape[-1])
+        if jax.process_count() == 1:
+            return array
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    batch = Batch(**{field.name: place(getattr(rows, field.name)) for field in dataclasses.fields(rows)})
+    return jax.device_put(batch, sharding) if jax.process_count() == 1 else batch

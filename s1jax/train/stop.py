@@ -1,0 +1,54 @@
+"""SIGTERM and Ctrl-C ask a run to stop after its step; a second Ctrl-C does not wait."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import jax
+from jax.experimental import multihost_utils
+
+TERMINATED = 75  # not 0, which would tell a scheduler that the job is finished
+
+
+class Stop:
+    """Whether a signal has come, and how the process should end because of it."""
+
+    def __init__(self) -> None:
+        self._signals: list[int] = []
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """The handler."""
+        if number == signal.SIGINT and signal.SIGINT in self._signals:
+            raise KeyboardInterrupt
+        self._signals.append(number)
+
+    def is_asked(self, step: int) -> bool:
+        """Whether to stop after `step`. On several hosts all answer alike (the preemption service decides the step)."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return bool(self._signals)
+
+    def leave(self) -> None:
+        """End as the signal asks. Raises KeyboardInterrupt for Ctrl-C, else SystemExit(75)."""
+        if signal.SIGINT in self._signals:
+            raise KeyboardInterrupt
+        raise SystemExit(TERMINATED)
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[Stop]:
+    """Handle the two signals within this context (nothing is changed outside the main thread)."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    # On several hosts JAX's own handler of SIGTERM feeds the preemption service.
+    numbers = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
+    before = {number: signal.signal(number, stop.receive) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
