@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from s1jax.generate.automaton import Account
 from s1jax.generate.budget_state import (
     CLOSE,
     FINISHES,
@@ -17,7 +18,6 @@ from s1jax.generate.budget_state import (
     THINK,
     State,
 )
-from s1jax.generate.control import Account
 from s1jax.generate.matching import Matching
 
 

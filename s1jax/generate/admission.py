@@ -4,7 +4,7 @@ import dataclasses
 import functools
 
 from s1jax.config import BadInput
-from s1jax.generate.control import (
+from s1jax.generate.automaton import (
     MAX_DELIMITER_BYTES,
     MAX_DELIMITER_IDS,
     MAX_DELIMITERS,
@@ -15,10 +15,9 @@ from s1jax.generate.control import (
     MAX_PAUSES,
     MAX_STRING_IDS,
     MAX_STRINGS,
-    ControlConfig,
     ControlRow,
-    refuse_unfit,
 )
+from s1jax.generate.control import ControlConfig, refuse_unfit
 from s1jax.tokens import Tokenizer
 
 
@@ -91,11 +90,6 @@ def _check_together(config: ControlConfig) -> None:
                     f"control.{name} is {getattr(config, name)!r}, which control.algorithm={config.algorithm} does not "
                     "have; leave it out or take algorithm=s1jax"
                 )
-        if config.thinking_token_budget == 0:
-            raise BadInput(
-                f"control.thinking_token_budget is 0, and control.algorithm={config.algorithm} draws at least one id; "
-                "give at least 1, or thinking=false"
-            )
 
 
 def _encode(config: ControlConfig, tokenizer: Tokenizer) -> ControlRow:
@@ -150,14 +144,12 @@ def _fit_thinking(row: ControlRow, room: str) -> ControlRow:
     free, rounds = _free_and_rounds(row, capacity)
     less = f"{room}, less {reserve} for the end of thinking and {row.answer_budget or 0} for the answer"
     less += f" and {capacity - free} for strings" if capacity != free else ""
-    if capacity < 0:
-        raise BadInput(f"{less} leaves {capacity} ids; {_WAY_OUT}")
+    if free < 0:
+        raise BadInput(f"{less} leaves {free} ids; {_WAY_OUT}")
     if row.has_budget and row.budget * rounds > free:
         shown = f"{row.budget}" if rounds == 1 else f"{row.budget} in each of {rounds} rounds"
         raise BadInput(f"{less} leaves {free} ids of thinking, but thinking_token_budget is {shown}; {_WAY_OUT}")
     budget = row.budget if row.has_budget else free // rounds
-    if row.algorithm != "s1jax" and budget < 1:
-        raise BadInput(f"{less} leaves {budget} ids of thinking; {row.algorithm} draws at least one; {_WAY_OUT}")
     if row.minimum > budget:
         raise BadInput(
             f"{less} leaves a thinking budget of {budget}, but min_thinking_tokens is {row.minimum}; {_WAY_OUT}"

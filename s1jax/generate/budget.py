@@ -15,9 +15,10 @@ import numpy as np
 
 from s1jax.config import BadInput
 from s1jax.generate.accounts import account
-from s1jax.generate.budget_state import ANSWER, HARNESS, OVER, State, fresh
-from s1jax.generate.control import DONE, PAUSE, RUN, Account, ControlConfig, ControlRow, Step
-from s1jax.generate.matching import Array, Matching, tabulate
+from s1jax.generate.automaton import DONE, PAUSE, RUN, Account, ControlRow, Step
+from s1jax.generate.budget_state import ANSWER, HARNESS, NO_BEGINNING, OPEN, OVER, S1JAX, State, fresh
+from s1jax.generate.control import ControlConfig
+from s1jax.generate.matching import ROOT, Array, Matching, tabulate
 from s1jax.generate.rules import Draw, advance, answer, closes_or_looks, decide, leave, put, rewind
 from s1jax.generate.trail import Trail
 from s1jax.tokens import Tokenizer
@@ -31,19 +32,21 @@ MAX_TEXTS = 27
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BudgetForcing:
-    """The automaton of `free` and `budget` rows; a `s1jax.generate.control.Control`.
+    """The automaton of `free` and `budget` rows; a `s1jax.generate.automaton.Control`.
 
     Its leaves are NumPy arrays as built: put them on the device once, and keep this one for what runs on the host.
 
     Attributes:
       matching: tables of `texts` over the vocabulary.
       marks_V: int32 bits of an id.
+      begins_V: int32 bits: DELIMITER and up, set where the id's last bytes begin that text.
       texts: delimiters, think headers and answer headers of all rows.
       n_recent, max_pattern: sizes W and P of a trail.
     """
 
     matching: Matching
     marks_V: Array
+    begins_V: Array
     texts: tuple[bytes, ...] = dataclasses.field(metadata={"static": True})
     n_recent: int = dataclasses.field(metadata={"static": True})
     max_pattern: int = dataclasses.field(metadata={"static": True})
@@ -53,12 +56,14 @@ class BudgetForcing:
         return fresh(requests, self.texts, self.n_recent, self.max_pattern)
 
     def forbid(self, state_B: State) -> Array:
-        """`[B, V]` bool: ids the tokenizer lacks; for the first draw looked at after an ignored end also every end."""
+        """`[B, V]` bool: ids the tokenizer lacks; after an ignored end every end too (see `rules`)."""
         looks_B = closes_or_looks(state_B.limits, state_B.progress)[1]
+        guard_B = jnp.where(looks_B, state_B.progress.guard_B, OPEN)
         bit_J = jnp.asarray(DELIMITER << np.arange(len(self.texts), dtype=np.int32))
-        ends_B = jnp.sum(jnp.where(state_B.limits.active_BJ, bit_J, 0), axis=1, dtype=jnp.int32) + EOS
-        wanted_B = jnp.where(looks_B & state_B.progress.is_guarded_B, ends_B, 0) + ABSENT
-        return (self.marks_V & wanted_B[:, None]) != 0
+        texts_B = jnp.sum(jnp.where(state_B.limits.active_BJ, bit_J, 0), axis=1, dtype=jnp.int32)
+        ends_B = jnp.where(guard_B == OPEN, ABSENT, texts_B | EOS | ABSENT)
+        beginnings_B = jnp.where(guard_B == NO_BEGINNING, texts_B, 0)
+        return (self.marks_V & ends_B[:, None] | self.begins_V & beginnings_B[:, None]) != 0
 
     def step(self, state_B: State, drawn_B: Array) -> tuple[State, Step]:
         """One id, or none, for every row.
@@ -86,7 +91,8 @@ class BudgetForcing:
             drawn_BX=token_B[:, None],
             run_BWP=run_BP[:, None],
         )
-        restarts_B = text.puts_B | ((after.phase_B == ANSWER) & ~move.answers_B)
+        is_new_round_B = move.skips_B & (limits.algorithm_B != S1JAX)
+        restarts_B = text.puts_B | is_new_round_B | ((after.phase_B == ANSWER) & ~move.answers_B)
         moved = trail.follow(entry, rewind_B, is_kept_B, restarts_B)
         waiting = State(limits, dataclasses.replace(progress, pause_B=progress.pause_B + 1), trail)
         state = _select(move.pauses_B, waiting, State(limits, after, moved))
@@ -147,21 +153,25 @@ def build(tokenizer: Tokenizer, vocab_size: int, configs: Iterable[ControlConfig
         raise BadInput(f"the controls have {len(texts)} different delimiters and headers; give at most {MAX_TEXTS}")
     _warn_of_spelled_markers(tokenizer, delimiters)
     matching = tabulate(texts, tokenizer.token_bytes(), vocab_size)
-    marks_V = _mark(tokenizer, matching, texts, vocab_size)
-    ends = EOS | sum(DELIMITER << texts.index(text.encode()) for text in delimiters)
-    if ((marks_V & (ends | ABSENT)) != 0).all():
-        raise BadInput(f"every id of the tokenizer begins or ends one of {list(delimiters)}; give other thinking_end")
+    marks_V, begins_V = _mark(tokenizer, matching, texts, vocab_size)
+    for row in {config.markers.thinking_end for config in configs}:
+        bits = sum(DELIMITER << texts.index(text.encode()) for text in row)
+        if ((marks_V & (bits | EOS | ABSENT) | begins_V & bits) != 0).all():
+            raise BadInput(f"thinking_end is {list(row)}: every id begins or ends one of these; give other texts")
     patterns = [c.repetition_detection.max_pattern_size for c in configs if c.repetition_detection]
     return BudgetForcing(
         matching=matching,
         marks_V=marks_V,
+        begins_V=begins_V,
         texts=texts,
         n_recent=4 * max((len(text.encode()) for text in delimiters), default=1),
         max_pattern=max(patterns, default=0),
     )
 
 
-def _mark(tokenizer: Tokenizer, matching: Matching, texts: Sequence[bytes], vocab_size: int) -> np.ndarray:
+def _mark(
+    tokenizer: Tokenizer, matching: Matching, texts: Sequence[bytes], vocab_size: int
+) -> tuple[np.ndarray, np.ndarray]:
     token_bytes = tokenizer.token_bytes()
     marks_V = np.full(vocab_size, ABSENT, np.int32)
     # An id without bytes is a hole in the vocabulary.
@@ -169,11 +179,13 @@ def _mark(tokenizer: Tokenizer, matching: Matching, texts: Sequence[bytes], voca
         (ABSENT if not text else 0) | (NEWLINE if text.endswith(b"\n") else 0) for text in token_bytes
     ]
     marks_V[sorted(tokenizer.eos_ids)] |= EOS
-    event_V = matching.event_MC[0, matching.class_V]
+    begins_V = np.zeros(vocab_size, np.int32)
+    next_V, event_V = matching.next_MC[ROOT, matching.class_V], matching.event_MC[ROOT, matching.class_V]
     for index, text in enumerate(texts):
         marks_V[matching.rank_EJ[event_V, index] > 0] |= DELIMITER << index
         marks_V[tokenizer.encode_markup(text.decode())[0]] |= DELIMITER << index
-    return marks_V
+        begins_V[matching.half_MJ[next_V, index] > 0] |= DELIMITER << index
+    return marks_V, begins_V
 
 
 def _warn_of_spelled_markers(tokenizer: Tokenizer, delimiters: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from s1jax.config import BadInput
-from s1jax.generate.control import MAX_NEWLINE_IDS, MAX_PAUSES, MAX_STRING_IDS, MAX_STRINGS, ControlRow
+from s1jax.generate.automaton import MAX_NEWLINE_IDS, MAX_PAUSES, MAX_STRING_IDS, MAX_STRINGS, ControlRow
 from s1jax.generate.matching import Array
 from s1jax.generate.trail import Trail, empty_trail
 
@@ -21,6 +21,7 @@ S1JAX, HARNESS, README = 0, 1, 2
 END_THINKING, STOP_ROW, REPORT = 0, 1, 2
 NO_REASON, NATURAL, BUDGET, LOOP, LENGTH = 0, 1, 2, 3, 4
 STOP, FULL, REPETITION = 1, 2, 3
+OPEN, NO_END, NO_BEGINNING = 0, 1, 2
 
 ALGORITHMS = {"s1jax": S1JAX, "harness": HARNESS, "readme": README}
 ACTIONS = {"end_thinking": END_THINKING, "stop": STOP_ROW, "report": REPORT}
@@ -85,7 +86,7 @@ class Progress:
       ignored_B: ends ignored.
       round_B: ids drawn in this round (`harness`) or in all rounds (`readme`), ends counted in the latter.
       text_B, cursor_B: the text being put and its next id; cursor 0: none.
-      is_guarded_B: the next draw that is looked at cannot be an end.
+      guard_B: what the next draw that is looked at cannot be: OPEN, NO_END or NO_BEGINNING.
       is_looping_B: a loop was found and thinking is to be closed.
       pause_B: index of the next pause threshold.
       loop_at_B: thinking ids at the first loop that was only reported, or -1.
@@ -100,7 +101,7 @@ class Progress:
     round_B: Array
     text_B: Array
     cursor_B: Array
-    is_guarded_B: Array
+    guard_B: Array
     is_looping_B: Array
     pause_B: Array
     loop_at_B: Array
@@ -167,7 +168,7 @@ def _limits(requests: Sequence[ControlRow], texts: Sequence[bytes]) -> Limits:
         minimum_B=numbers(lambda row: row.minimum),
         n_ignore_B=numbers(lambda row: row.n_ignore),
         answer_budget_B=numbers(lambda row: row.answer_budget or NEVER),
-        over_reason_B=numbers(lambda row: BUDGET if row.has_budget else LENGTH),
+        over_reason_B=numbers(_over_reason),
         n_strings_B=numbers(lambda row: len(row.strings)),
         text_BQI=text_BQI,
         text_size_BQ=text_size_BQ,
@@ -185,12 +186,19 @@ def _limits(requests: Sequence[ControlRow], texts: Sequence[bytes]) -> Limits:
 
 def _progress(requests: Sequence[ControlRow]) -> Progress:
     zeros = {field.name: np.zeros(len(requests), np.int32) for field in dataclasses.fields(Progress)}
-    thinks_B = np.array([row.is_thinking for row in requests], bool)
+    # The readme's loop puts no closing, so with nothing to spend its answer begins at once.
+    spent = [row.is_thinking and row.algorithm == "readme" and row.budget == 0 for row in requests]
+    thinks = [row.is_thinking and not is_spent for row, is_spent in zip(requests, spent, strict=True)]
     special = {
-        "phase_B": np.where(thinks_B, THINK, ANSWER).astype(np.int32),
+        "phase_B": np.where(thinks, THINK, ANSWER).astype(np.int32),
+        "reason_B": np.where(spent, [_over_reason(row) for row in requests], NO_REASON).astype(np.int32),
         "loop_at_B": np.full(len(requests), -1, np.int32),
         "is_looping_B": np.zeros(len(requests), bool),
         # Upstream masks the stops of the first draw of every round, the first round too (min_tokens=1).
-        "is_guarded_B": np.array([row.is_thinking and row.algorithm == "harness" for row in requests], bool),
+        "guard_B": np.array([NO_END if row.algorithm == "harness" else OPEN for row in requests], np.int32),
     }
     return Progress(**{**zeros, **special})
+
+
+def _over_reason(row: ControlRow) -> int:
+    return BUDGET if row.has_budget else LENGTH

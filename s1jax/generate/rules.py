@@ -22,6 +22,9 @@ from s1jax.generate.budget_state import (
     LOOP,
     NATURAL,
     NEWLINE_FORCED_END,
+    NO_BEGINNING,
+    NO_END,
+    OPEN,
     OVER,
     README,
     REPETITION,
@@ -183,10 +186,22 @@ def advance(
         round_B=jnp.where(is_ignored_B & ~is_readme_B, 0, progress.round_B + counted_B),
         text_B=text.text_B,
         cursor_B=jnp.where(text.puts_B & ~text.is_last_B, text.cursor_B + 1, 0),
-        is_guarded_B=is_ignored_B | (progress.is_guarded_B & ~move.looks_B & ~move.closes_B),
+        guard_B=_guard(limits, progress, draw, move),
         is_looping_B=move.keeps_B & draw.loops_B & (limits.loop_action_B == END_THINKING),
         loop_at_B=jnp.where(reports_B, length_B, progress.loop_at_B),
     )
+
+
+def _guard(limits: Limits, progress: Progress, draw: Draw, move: Move) -> Array:
+    """What the next draw that is looked at cannot be: after an ignored end not an end, so that thinking goes on.
+
+    Where ids were taken back and nothing was put, it cannot be the beginning of an end either, in whatever spelling:
+    the row would come to the same point again and, as a draw depends on the position, for ever.
+    """
+    kept_B = jnp.where(move.looks_B | move.closes_B, OPEN, progress.guard_B)
+    guard_B = jnp.where(move.ignores_B | move.skips_B, NO_END, kept_B)
+    repeats_B = move.skips_B & (draw.pending_B > 0) & (limits.algorithm_B == S1JAX)
+    return jnp.where(repeats_B, NO_BEGINNING, guard_B)
 
 
 def leave(limits: Limits, before: Progress, after: Progress, draw: Draw, move: Move, text: Text) -> Progress:
