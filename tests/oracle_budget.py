@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from oracle_matching import EOS, find_end, half_delimiter, repeats, usual_ends
+from oracle_matching import EOS, beginnings, find_end, half_delimiter, repeats, usual_ends
 
 Draw = Callable[[tuple[int, ...], frozenset[int]], int]
 NOTHING: frozenset[int] = frozenset()
@@ -173,6 +173,7 @@ class _Run:
         self.loop_at: int | None = None
         self.fresh_from = 0  # matching and the loop detector see kept[fresh_from:] only
         self.usual_ends = usual_ends(row.token_bytes, row.eos_ids, row.delimiters, row.delimiter_first_ids)
+        self.beginnings = beginnings(row.token_bytes, row.delimiters)
 
     def look(self, forbidden: frozenset[int] = NOTHING) -> int:
         """Begin a step and return its draw."""
@@ -223,12 +224,13 @@ class _Run:
 
 def _think(run: _Run, budget: int, over: str) -> _Thought:
     row = run.row
-    after_ignored_end = loop = False
+    loop = False
+    forbidden = NOTHING
     while True:
         if loop or len(run.kept) >= budget:
             return _close(run, "loop" if loop else over)
-        drawn = run.look(run.usual_ends if after_ignored_end else NOTHING)
-        after_ignored_end = False
+        drawn = run.look(forbidden)
+        forbidden = NOTHING
         end = run.end_at(drawn)
         if end is None:
             run.keep(drawn)
@@ -249,11 +251,14 @@ def _think(run: _Run, budget: int, over: str) -> _Thought:
         if not ignored:
             return _end_naturally(run, drawn, delimiter, earlier)
         run.n_ignored += 1
-        after_ignored_end = True
+        forbidden = run.usual_ends
         if fits:
             run.put(string, step_begun=True, rewind=earlier)
         else:
             run.rewind(earlier)
+            if earlier:
+                # Else the same ids would be drawn from the same ids again, and taken back again, for ever.
+                forbidden = run.usual_ends | run.beginnings
 
 
 def _end_naturally(run: _Run, drawn: int, delimiter: int, earlier: int) -> _Thought:

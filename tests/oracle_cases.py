@@ -43,6 +43,7 @@ X = EOT  # the draw of a step that must not look at it: an end, so that a look w
 # The vocabulary of the think tags.
 TAG_TEXT = ("<think>", "</think>", "<eos>", "\n\n", "\n", "</", "think", ">", ">\n", "a", "b", ".</", "Wait", "<")
 OPEN, CLOSE, END, NL2, NL1, LT, THINK_WORD, GT, GT_NL, P, Q, DOT_LT, WAIT2, LESS = range(14)
+BEGINNINGS = {END, CLOSE, LT, DOT_LT, LESS}  # an end by itself, or an id whose last bytes begin one
 TAGS = dataclasses.replace(
     S1,
     token_bytes=tuple(text.encode() for text in TAG_TEXT),

@@ -69,6 +69,12 @@ def usual_ends(
     return frozenset(eos_ids) | frozenset(delimiter_first_ids) | whole
 
 
+def beginnings(token_bytes: Sequence[bytes], delimiters: Sequence[bytes]) -> frozenset[int]:
+    """The ids whose last bytes are the beginning of a delimiter."""
+    parts = {delimiter[:length] for delimiter in delimiters for length in range(1, len(delimiter))}
+    return frozenset(token for token, text in enumerate(token_bytes) if any(text.endswith(part) for part in parts))
+
+
 def repeats(ids: Sequence[int], repetition: tuple[int, int, int] | None) -> bool:
     """Whether the last ids are one pattern, repeated often enough: (largest size, smallest size, count)."""
     if repetition is None:

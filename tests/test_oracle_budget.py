@@ -4,6 +4,7 @@ import pytest
 from oracle_budget import Refused
 from oracle_cases import (
     ANSWER,
+    BEGINNINGS,
     CLOSE,
     COLON,
     DOT_LT,
@@ -214,5 +215,5 @@ class TestRule9NoString:
         expect(result, [WAIT, A, B, SOT, ANSWER, EOT], "F..FF.", 3, 5, 0, "natural", ignored=2)
 
     def test_earlier_ids_are_rewound(self):
-        result = play(with_(TAGS, n_ignore=1), [P, LT, THINK_WORD, GT, Q, END, X, X, END], {4: {END, CLOSE}})
+        result = play(with_(TAGS, n_ignore=1), [P, LT, THINK_WORD, GT, Q, END, X, X, END], {4: BEGINNINGS})
         expect(result, [P, Q, NL1, CLOSE, NL2, END], "..FFF.", 2, 5, 0, "natural", ignored=1)

@@ -1,9 +1,11 @@
 """Rules 10 to 21 and admission as hand-made cases for the oracle: expected ids are written out, none is computed."""
 
+import oracle_budget
 import pytest
 from oracle_budget import NeverEnds, Refused, simulate
 from oracle_cases import (
     ANSWER,
+    BEGINNINGS,
     CLOSE,
     COLON,
     DOT_NL,
@@ -59,14 +61,18 @@ class TestRule10TheForbiddenDraw:
         result = play(row, [EOT, X, X, X, X, X, X, EOT], forbidden={})
         expect(result, [WAIT, NL, SOT, ANSWER, NL, FINAL, COLON, EOT], "FFFFFFF.", 1, 7, 0, "budget", ignored=1)
 
-    def test_ends_spelt_in_other_ids_below_a_minimum_never_end(self):
-        # `</`, `think`, `>` are not the usual ids of `</think>`, so none of them is forbidden, and each time they are
-        # complete they are all taken back: the same ids, the same draw, for ever.
-        def draw(kept, forbidden):
-            return (LT, THINK_WORD, GT)[len(kept) % 3]
+    def test_beginnings_too_where_ids_were_taken_back(self):
+        # `</`, `think`, `>` are not the usual ids of `</think>`: were `</` drawn again, all would come to the same
+        # point again, for ever.
+        row = with_(TAGS, minimum=2)
+        draws = [LT, THINK_WORD, GT, P, LT, THINK_WORD, GT, Q, CLOSE, END]
+        result = play(row, draws, forbidden={3: BEGINNINGS, 7: BEGINNINGS})
+        expect(result, [P, Q, CLOSE, END], "....", 2, 3, 0, "natural", ignored=2)
 
-        with pytest.raises(NeverEnds):
-            simulate(with_(TAGS, minimum=4), draw)
+    def test_a_row_that_takes_too_many_steps_is_an_error(self, monkeypatch):
+        monkeypatch.setattr(oracle_budget, "STEP_LIMIT", 3)
+        with pytest.raises(NeverEnds, match="3 ids kept, 0 ends ignored after 3 steps"):
+            simulate(S1, lambda kept, forbidden: A)
 
     def test_with_a_string_they_do_and_the_budget_wins_over_the_minimum(self):
         row = with_(TAGS, minimum=4, budget=4, strings=((WAIT2, Q, Q),))
@@ -107,7 +113,7 @@ class TestRule13Minimum:
     def test_the_ids_of_the_end_do_not(self):
         row = with_(TAGS, minimum=3)
         draws = [P, LT, THINK_WORD, GT, Q, P, CLOSE, END]
-        result = play(row, draws, {4: {END, CLOSE}})
+        result = play(row, draws, {4: BEGINNINGS})
         expect(result, [P, Q, P, CLOSE, END], ".....", 3, 4, 0, "natural", ignored=1)
 
     def test_a_loop_wins_over_it(self):
