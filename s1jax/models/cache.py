@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from s1jax.axes import constrain
-from s1jax.models.decoder import DecoderConfig
 
 
 @jax.tree_util.register_dataclass
@@ -38,27 +37,36 @@ Layer = tuple[Slots, ...]
 Cache = tuple[Layer, ...]
 
 
-def empty(config: DecoderConfig, classes: Sequence[tuple[int, int]], dtype: jnp.dtype | type) -> Cache:
-    """A cache of zeros for classes of `(rows, length)`; `dtype` is float32, bfloat16 or int8."""
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """What a cache must know of a model: layers, kv heads and their width, and the type kept (a float type or int8)."""
+
+    L: int
+    K: int
+    H: int
+    dtype: str
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that one position of one row takes in all layers."""
+        scale = 4 if self.dtype == "int8" else 0
+        return 2 * self.L * self.K * (self.H * jnp.dtype(self.dtype).itemsize + scale)
+
+
+def empty(size: Size, classes: Sequence[tuple[int, int]]) -> Cache:
+    """A cache of zeros for classes of `(rows, length)`."""
 
     def slots(rows: int, length: int) -> Slots:
-        values = [jnp.zeros((rows, config.K, length, config.H), dtype) for _ in range(2)]
-        scales = [jnp.zeros((rows, config.K, length), jnp.float32) for _ in range(2)] if dtype == jnp.int8 else []
+        values = [jnp.zeros((rows, size.K, length, size.H), size.dtype) for _ in range(2)]
+        scales = [jnp.zeros((rows, size.K, length), jnp.float32) for _ in range(2)] if size.dtype == "int8" else []
         return place(Slots(*values, *scales))
 
-    return tuple(tuple(slots(rows, length) for rows, length in classes) for _ in range(config.L))
+    return tuple(tuple(slots(rows, length) for rows, length in classes) for _ in range(size.L))
 
 
 def place(slots: Slots) -> Slots:
     """`slots` placed by the ambient rules (kv heads over `tensor`); the rows of an engine are never sharded."""
     return jax.tree.map(lambda x: constrain(x, "BKSH"[: x.ndim]), slots)
-
-
-def bytes_per_token(config: DecoderConfig, dtype: jnp.dtype | type) -> int:
-    """Bytes that one position of one row takes in all layers."""
-    size = jnp.dtype(dtype).itemsize
-    scale = 4 if size == 1 else 0
-    return 2 * config.L * config.K * (config.H * size + scale)
 
 
 def write(layer: Layer, k_BKH: jax.Array, v_BKH: jax.Array, position_B: jax.Array, active_B: jax.Array) -> Layer:
@@ -136,7 +144,7 @@ def from_prompt(k_BTKH: jax.Array, v_BTKH: jax.Array, dtype: jnp.dtype | type) -
 
 
 def insert(cache: Cache, of_class: int, slot: jax.Array, source: Sequence[Slots], row: jax.Array) -> Cache:
-    """Overwrite one slot whole with row `row` of `source` (per layer, any length): what is longer is cut, the rest zero."""
+    """Overwrite one slot whole with row `row` of `source` (per layer, any length): cut, or filled up with zeros."""
 
     def put(old: jax.Array, new: jax.Array) -> jax.Array:
         length = old.shape[2]
@@ -169,7 +177,7 @@ def resize(row: Sequence[Slots], length: int) -> tuple[Slots, ...]:
 
 
 def write_chunk(slots: Slots, k_BTKH: jax.Array, v_BTKH: jax.Array, start: jax.Array, count: jax.Array) -> Slots:
-    """Write the first `count` positions of a chunk from position `start` on; the chunk's rest is padding, never written."""
+    """Write the first `count` positions of a chunk from position `start` on; the rest of it is padding, not written."""
     new = from_prompt(k_BTKH, v_BTKH, slots.k_BKSH.dtype)
     at_T = jnp.arange(k_BTKH.shape[1])
     at_T = jnp.where(at_T < count, start + at_T, slots.k_BKSH.shape[2])

@@ -1,0 +1,115 @@
+"""Keys and values of prompts and of chunks added to a row, and log-probabilities of ids: forward passes over many ids.
+
+Each program has a fixed number of rows and a fixed length (its bucket); what is missing is padding. So the number of
+programs is bounded, and a row's bits depend on its own length alone.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from s1jax.models import cache as kv
+from s1jax.models import layers
+from s1jax.models.decoder import Model, forward, logits
+
+CHUNK = 256  # queries, and head positions, that are worked on at once
+
+
+def bucket_of(length: int, max_length: int, smallest: int) -> int:
+    """The bucket of a text of `length` ids: the least of `smallest * 2**i` that holds it, and at most `max_length`."""
+    bucket = smallest
+    while bucket < length:
+        bucket *= 2
+    return min(bucket, max_length)
+
+
+@functools.partial(jax.jit, static_argnames=("dtype", "cache_dtype"))
+def prefill(model: Model, tokens_BT: jax.Array, *, dtype: str, cache_dtype: str) -> tuple[kv.Slots, ...]:
+    """Cached positions of prompts, padded on the right: no query sees the padding, and no row reads it later."""
+
+    def attend(q_BTKGH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, _: None) -> tuple[jax.Array, kv.Slots]:
+        return _causal(q_BTKGH, k_BTKH, v_BTKH), kv.from_prompt(k_BTKH, v_BTKH, jnp.dtype(cache_dtype))
+
+    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    return forward(model, tokens_BT, positions_BT, attend, dtype=jnp.dtype(dtype))[1]
+
+
+@functools.partial(jax.jit, static_argnames=("length", "dtype"))
+def extend(
+    model: Model,
+    row: tuple[kv.Slots, ...],
+    tokens_BT: jax.Array,
+    start: jax.Array,
+    count: jax.Array,
+    *,
+    length: int,
+    dtype: str,
+) -> tuple[kv.Slots, ...]:
+    """Cached positions of one row with a chunk written behind them.
+
+    Args:
+      row: per layer, `Slots` of one row.
+      tokens_BT: `[1, T]` ids of the chunk, padded.
+      start: position of its first id. count: how many are ids.
+      length: positions of the result.
+    """
+    row = kv.resize(row, length)
+    at_T = start + jnp.arange(tokens_BT.shape[1])
+
+    def attend(q_BTKGH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, slots: kv.Slots) -> tuple[jax.Array, kv.Slots]:
+        slots = kv.write_chunk(slots, k_BTKH, v_BTKH, start, count)
+        k_BSKH, v_BSKH = kv.unpack(slots, q_BTKGH.dtype)
+        mask_BTS = jnp.arange(k_BSKH.shape[1])[None, None] <= at_T[None, :, None]
+        return layers.attention(q_BTKGH, k_BSKH, v_BSKH, mask_BTS), slots
+
+    return forward(model, tokens_BT, at_T[None], attend, row, dtype=jnp.dtype(dtype))[1]
+
+
+@functools.partial(jax.jit, static_argnames=("dtype",))
+def score(model: Model, tokens_BT: jax.Array, *, dtype: str) -> jax.Array:
+    """Log-softmax of the raw float32 logits at each id given those before it: `[B, T]`, 0 at the first."""
+
+    def attend(q_BTKGH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, _: None) -> tuple[jax.Array, None]:
+        return _causal(q_BTKGH, k_BTKH, v_BTKH), None
+
+    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    x_BTD, _ = forward(model, tokens_BT, positions_BT, attend, dtype=jnp.dtype(dtype))
+
+    def part(x_and_next: tuple[jax.Array, jax.Array]) -> jax.Array:
+        x_BTD, next_BT = x_and_next
+        logits_BTV = logits(model, x_BTD)
+        chosen_BT = jnp.take_along_axis(logits_BTV, next_BT[..., None], axis=-1)[..., 0]
+        return chosen_BT - jax.nn.logsumexp(logits_BTV, axis=-1)
+
+    next_BT = jnp.pad(tokens_BT[:, 1:], ((0, 0), (0, 1)))
+    logprob_BT = _by_chunk(part, (x_BTD, next_BT))
+    return jnp.pad(logprob_BT[:, :-1], ((0, 0), (1, 0)))
+
+
+def _causal(q_BTKGH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array) -> jax.Array:
+    """Causal attention by chunks of queries: scores of all queries at once do not exist."""
+    B, T = q_BTKGH.shape[:2]
+    at_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
+
+    def part(q_and_at: tuple[jax.Array, jax.Array]) -> jax.Array:
+        q_BTKGH, at_BT = q_and_at
+        return layers.attention(q_BTKGH, k_BSKH, v_BSKH, jnp.arange(T)[None, None] <= at_BT[..., None])
+
+    return _by_chunk(part, (q_BTKGH, at_BT))
+
+
+def _by_chunk(function, arrays):
+    """`function` of pieces of CHUNK positions (axis 1), one after the other; the last piece is padded."""
+    B, T = arrays[0].shape[:2]
+    if T <= CHUNK:
+        return function(arrays)
+    n = -(-T // CHUNK)
+
+    def cut(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, [(0, 0), (0, n * CHUNK - T)] + [(0, 0)] * (x.ndim - 2))
+        return x.reshape(B, n, CHUNK, *x.shape[2:]).swapaxes(0, 1)
+
+    out = jax.lax.map(function, tuple(cut(x) for x in arrays))
+    out = out.swapaxes(0, 1)
+    return out.reshape(B, n * CHUNK, *out.shape[3:])[:, :T]

@@ -1,0 +1,156 @@
+"""A tiny model and tokenizer for the tests of the engine; plain generation by full forward passes and the oracle."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tokenizers
+from oracle_budget import OracleResult, OracleRow, simulate
+
+from s1jax.generate import sampling
+from s1jax.generate.admission import admit
+from s1jax.generate.budget import BudgetForcing, build
+from s1jax.generate.control import ControlConfig, header_ids
+from s1jax.generate.engine import Engine
+from s1jax.generate.engine_config import EngineConfig
+from s1jax.generate.requests import Request
+from s1jax.generate.sampling import SamplingConfig
+from s1jax.models import layers
+from s1jax.models.decoder import Decoder, DecoderConfig, forward, logits
+from s1jax.records import Completion
+from s1jax.tokens import Tokenizer
+
+MAX_LENGTH = 96
+CLASSES = ((3, 24), (2, 48), (2, 96))
+CONFIG = DecoderConfig("qwen2", D=32, K=2, G=2, H=8, F=48, V=264, L=2, max_position=128, tied=True, qkv_bias=True)
+FREE = ControlConfig(kind="free")
+# Delimiters of one id and of several, so that half of one is drawn now and then and must be taken back.
+S1 = ControlConfig(
+    thinking_start="<|im_start|>t",
+    thinking_end=("<|im_start|>", "e", "\x0b\x0c"),
+    answer_start="<|im_start|>a",
+    forced_end="<|im_start|>a:",
+)
+CONTROLS = (FREE, S1)
+
+
+@functools.cache
+def tokenizer() -> Tokenizer:
+    """Every byte is an id; three more are the special tokens of the chat format."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE({char: i for i, char in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    backend.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    return Tokenizer(backend, settings={"eos_token": "<|im_end|>"})
+
+
+@functools.cache
+def model() -> Decoder:
+    """Random weights, scaled so that the most likely id changes from position to position."""
+    return jax.tree.map(lambda x: x * 2.0, Decoder(CONFIG, jax.random.key(3)))
+
+
+@functools.cache
+def control() -> BudgetForcing:
+    """One automaton for all rows of the tests."""
+    return build(tokenizer(), CONFIG.V, CONTROLS)
+
+
+def engine(**fields) -> Engine:
+    """An engine of three length classes; `fields` replace those of its config."""
+    own = {key: fields.pop(key) for key in ("dtype", "mesh", "notify") if key in fields}
+    config = EngineConfig(**{"classes": CLASSES, "max_length": MAX_LENGTH, "window": 8, **fields})
+    return Engine(model(), tokenizer(), config, control(), **own)
+
+
+def request(
+    text: str, config: ControlConfig = FREE, *, n: int = 30, id: str = "", sample: int = 0, seed: int = 7, **fields
+) -> Request:
+    """A request for `n` ids after a prompt of one id a byte; `fields` are those of its sampling."""
+    ids = (*tokenizer().encode(text), *header_ids(config, tokenizer()))
+    row = admit(config, tokenizer(), prompt_length=len(ids), max_length=MAX_LENGTH, max_new_tokens=n)
+    return Request(id or text, sample, seed, ids, row, SamplingConfig(**fields))
+
+
+@jax.jit
+def _all_logits(model: Decoder, tokens_BT: jax.Array) -> jax.Array:
+    at_T = jnp.arange(tokens_BT.shape[1])
+
+    def attend(q_BTKGH, k_BTKH, v_BTKH, _):
+        return layers.attention(q_BTKGH, k_BTKH, v_BTKH, (at_T[None] <= at_T[:, None])[None]), None
+
+    return logits(model, forward(model, tokens_BT, at_T[None], attend)[0])
+
+
+def next_logits(ids: Sequence[int]) -> np.ndarray:
+    """Float32 logits after `ids`, by a full forward pass of the stacked model."""
+    tokens_BT = np.zeros((1, MAX_LENGTH), np.int32)
+    tokens_BT[0, : len(ids)] = ids
+    return np.asarray(_all_logits(model(), tokens_BT)[0, len(ids) - 1])
+
+
+def plain_draw(logits_V: np.ndarray, forbidden: Sequence[int], config: SamplingConfig, key, position: int) -> int:
+    """One draw in plain NumPy: sort, cut, and the largest of logits plus Gumbel noise."""
+    scaled_V = logits_V.astype(np.float32).copy()
+    scaled_V[list(forbidden)] = -np.inf
+    if config.temperature == 0:
+        return int(scaled_V.argmax())
+    scaled_V = scaled_V / np.float32(config.temperature)
+    order_V = np.argsort(-scaled_V, kind="stable")
+    if config.top_k:
+        scaled_V[scaled_V < scaled_V[order_V[min(config.top_k, len(order_V)) - 1]]] = -np.inf
+    weight_V = np.exp(scaled_V - scaled_V.max())
+    if config.top_p < 1:
+        before_V = np.cumsum(weight_V[order_V]) - weight_V[order_V]
+        scaled_V[order_V[before_V >= config.top_p * weight_V.sum()]] = -np.inf
+    scaled_V[weight_V < config.min_p] = -np.inf
+    folded = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(key)), position)
+    return int(np.argmax(scaled_V + np.asarray(jax.random.gumbel(folded, scaled_V.shape, jnp.float32))))
+
+
+def plain(request: Request) -> OracleResult:
+    """The request by the oracle of the rules, each draw from a full forward pass over all ids so far."""
+    key = sampling.row_key(request.seed, request.id, request.sample)
+    absent = set(range(tokenizer().size, CONFIG.V))
+
+    def draw(kept: tuple[int, ...], forbidden: frozenset[int]) -> int:
+        ids = (*request.prompt_ids, *kept)
+        return plain_draw(next_logits(ids), [*forbidden, *absent], request.sampling, key, len(ids))
+
+    return simulate(_oracle_row(request), draw)
+
+
+def _oracle_row(request: Request) -> OracleRow:
+    row, pattern = request.control, request.control.repetition
+    return OracleRow(
+        prompt_length=len(request.prompt_ids),
+        max_length=len(request.prompt_ids) + row.room,
+        max_new_tokens=row.room,
+        token_bytes=tuple(tokenizer().token_bytes()),
+        eos_ids=tokenizer().eos_ids,
+        delimiters=row.delimiters,
+        delimiter_first_ids=tuple(tokenizer().encode_markup(text.decode())[0] for text in row.delimiters),
+        kept_delimiter=row.is_kept,
+        answer_start=row.answer_start,
+        forced_end=row.forced_end,
+        newline=row.newline,
+        thinking=row.is_thinking,
+        budget=row.budget if row.has_budget else None,
+        minimum=row.minimum,
+        n_ignore=row.n_ignore,
+        strings=row.strings,
+        answer_budget=row.answer_budget,
+        repetition=pattern and (pattern.max_pattern_size, pattern.min_pattern_size, pattern.min_count),
+        loop_action=row.loop_action,
+        mode=row.algorithm,
+    )
+
+
+def facts(result: Completion | OracleResult) -> tuple:
+    """What a completion and the oracle both say."""
+    names = [field.name for field in dataclasses.fields(OracleResult)]
+    return tuple(getattr(result, name) for name in names)
