@@ -1,0 +1,88 @@
+"""Prompts from a JSONL file: questions or chats, each with its own overrides of control and sampling."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from s1jax import records
+from s1jax.config import BadInput, from_dict, to_dict
+from s1jax.generate.control import ControlConfig
+from s1jax.generate.sampling import SamplingConfig
+from s1jax.methods.session import system_turn
+from s1jax.records import Prompt
+
+T = TypeVar("T")
+CONTROL = {field.name for field in dataclasses.fields(ControlConfig)}
+SAMPLING = {field.name for field in dataclasses.fields(SamplingConfig)}
+OWN = {"id", "question", "messages", "answer", "choices", "system", "seed", "control", "sampling"}
+# Columns of data sets that say nothing about how a row is completed.
+PASSED_OVER = {"solution", "source", "domain", "thinking", "gold", "correct", "subject", "level", "meta"}
+
+
+def read_prompts(path: str, system: str | None = None) -> list[Prompt]:
+    """The prompts of a JSONL file, in order; see `prompt_of` for a row.
+
+    Raises:
+      BadInput: no such file, a row that is none, or an id twice.
+    """
+    rows = records.read_jsonl(path)
+    prompts = [prompt_of(row, f"{path} row {number}", system) for number, row in enumerate(rows, 1)]
+    return list(records.unique(prompts, path))
+
+
+def prompt_of(row: Mapping[str, Any], where: str, system: str | None = None) -> Prompt:
+    """One prompt.
+
+    Args:
+      row: `question`, or `messages` (the last may be an assistant's, which is then continued); optional `id`, `system`,
+        `answer`, `choices`, `seed`; and any field of `control` or `sampling`, by its name or under these two.
+      where: names the row in errors.
+      system: the run's system turn, for rows without one.
+
+    Raises:
+      BadInput: neither or both of question and messages, a field of another name, or messages that are none.
+    """
+    known = OWN | CONTROL | SAMPLING | PASSED_OVER
+    for name in row:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known - PASSED_OVER), n=1, cutoff=0.0)[0]
+            raise BadInput(
+                f"{where} has the field {name!r}; the nearest known one is {near!r}, other data goes under 'meta'"
+            )
+    if ("question" in row) == ("messages" in row):
+        raise BadInput(f"{where} has {'both' if 'question' in row else 'neither'} of question and messages; give one")
+    system = row.get("system", system)
+    if "question" in row:
+        if not isinstance(row["question"], str) or not row["question"]:
+            raise BadInput(f"{where}: question is {row['question']!r}; give a text")
+        messages = (*system_turn(system), {"role": "user", "content": row["question"]})
+        id = records.question_id(row["question"])
+    else:
+        messages = _messages(row["messages"], where)
+        if system is not None and messages[0]["role"] != "system":
+            messages = (*system_turn(system), *messages)
+        id = records.question_id("\n".join(message["content"] for message in messages))
+    return Prompt(
+        id=str(row.get("id", id)),
+        messages=messages,
+        answer=None if row.get("answer") is None else str(row["answer"]),
+        choices=tuple(map(str, row["choices"])) if row.get("choices") else None,
+        control={**row.get("control", {}), **{name: row[name] for name in row if name in CONTROL}},
+        sampling={**row.get("sampling", {}), **{name: row[name] for name in row if name in SAMPLING}},
+        seed=row.get("seed"),
+    )
+
+
+def _messages(value: Any, where: str) -> tuple[dict[str, str], ...]:
+    rows = value if isinstance(value, list) else []
+    if not rows or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in rows):
+        raise BadInput(f"{where}: messages must be a list of objects with role and content, at least one")
+    return tuple(rows)
+
+
+def override(base: T, changes: Mapping[str, Any], where: str) -> T:
+    """A config with some fields set anew. Raises BadInput for a value of the wrong type."""
+    if not changes:
+        return base
+    return from_dict(type(base), {**to_dict(base), **changes}, f"{where} ")

@@ -1,0 +1,247 @@
+"""A model ready to complete rows: tokenizer, prompts as ids, engines made when the first row needs them.
+
+Several settings (controls, samplings) of the same prompts go through the same engines as rows of one run.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+from s1jax.config import BadInput, free
+from s1jax.generate import CONTROLS
+from s1jax.generate.admission import admit
+from s1jax.generate.control import ControlConfig, header_ids
+from s1jax.generate.engine import Engine
+from s1jax.generate.engine_config import EngineConfig
+from s1jax.generate.requests import Request
+from s1jax.generate.sampling import SamplingConfig
+from s1jax.mesh import MeshConfig
+from s1jax.methods.method import MethodConfig
+from s1jax.records import Completion
+from s1jax.tokens import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelRun:
+    """What every run of a model is asked.
+
+    Attributes:
+      model: a folder or a hub id.
+      tokenizer: a folder or a hub id; None: the model's.
+      chat_template: a Jinja file that replaces the tokenizer's template; a base model has none of its own.
+      system: a system turn; None: what the template puts by itself.
+      control, method, sampling: how long a row thinks, what is made of rows, how ids are drawn.
+      seed: of all draws; a row's own are a hash of it, the prompt's id and the sample's number.
+      dtype: of the computation.
+      engine, mesh: how the device is used; `mesh.tensor` devices hold one copy of the model, `mesh.data` copies run.
+      out: where everything is written.
+    """
+
+    model: str
+    out: str = ""
+    seed: int = 0
+    tokenizer: str | None = None
+    chat_template: str | None = None
+    system: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    control: ControlConfig = ControlConfig()
+    method: MethodConfig = MethodConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    engine: EngineConfig = free(EngineConfig())
+    mesh: MeshConfig = free(MeshConfig(fsdp=1))
+
+
+class Runs(Protocol):
+    """What is used of an engine; see `s1jax.generate.engine.Engine`."""
+
+    max_length: int
+
+    def submit(self, request: Request) -> int:
+        """Queue a row; its ticket."""
+        ...
+
+    def advance(
+        self, on_done: Callable[[int, Completion], None], on_pause: Any = None, on_progress: Any = None
+    ) -> bool:
+        """One round; False when nothing is left to do."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """One row to complete: under which setting, for which prompt, which sample.
+
+    Attributes:
+      setting: name of the setting.
+      control: of the row.
+      sampling: of the row.
+    """
+
+    setting: str
+    id: str
+    sample: int
+    seed: int
+    prompt_ids: tuple[int, ...]
+    control: ControlConfig
+    sampling: SamplingConfig
+
+
+class Session:
+    """Tokenizer and engines of one run.
+
+    Attributes:
+      tokenizer: of the model.
+    """
+
+    def __init__(self, config: ModelRun, make_engines: Callable[..., Sequence[Runs]] | None = None) -> None:
+        """Read the tokenizer; the model is read when the first row is to be completed.
+
+        Args:
+          make_engines: (config, tokenizer, controls) -> engines; by default `build_engines`.
+
+        Raises:
+          BadInput: no tokenizer there, or no such template file.
+        """
+        template = None if config.chat_template is None else _read_template(config.chat_template)
+        self.tokenizer = Tokenizer.load(config.tokenizer or config.model, chat_template=template)
+        self._config = config
+        self._make = make_engines or build_engines
+
+    def prompt_ids(self, messages: Sequence[Mapping[str, str]], control: ControlConfig) -> tuple[int, ...]:
+        """Ids of a chat up to where the model goes on: the next assistant turn, or the end of the last one (a prefix).
+
+        The control's header is put at the end.
+        """
+        is_prefix = bool(messages) and messages[-1]["role"] == "assistant"
+        ids = self.tokenizer.chat_ids(messages, generation_prompt=not is_prefix, continue_final=is_prefix)
+        return (*ids, *header_ids(control, self.tokenizer))
+
+    def question_ids(self, text: str, control: ControlConfig) -> tuple[int, ...]:
+        """`prompt_ids` of one user turn, after the run's system turn if there is one."""
+        return self.prompt_ids([*system_turn(self._config.system), {"role": "user", "content": text}], control)
+
+    def complete(
+        self,
+        asks: Iterable[Ask],
+        on_done: Callable[[Ask, Completion], None],
+        on_progress: Callable[[Request, list[int], list[bool]], None] | None = None,
+    ) -> None:
+        """Complete rows; each is handed over as it ends. With no rows the model is not even read.
+
+        Raises:
+          BadInput: a row that cannot run, before any work is done.
+        """
+        asks = list(asks)
+        if not asks:
+            return
+        controls = list(dict.fromkeys(ask.control for ask in asks))
+        engines = self._make(self._config, self.tokenizer, controls)
+        tickets: list[dict[int, Ask]] = [{} for _ in engines]
+        rows = [(deal(ask.id, len(engines)), ask) for ask in asks]
+        requests = [self._request(ask, engines[number].max_length) for number, ask in rows]
+        for (number, ask), request in zip(rows, requests, strict=True):
+            tickets[number][engines[number].submit(request)] = ask
+
+        def handler(number: int) -> Callable[[int, Completion], None]:
+            return lambda ticket, completion: on_done(tickets[number].pop(ticket), completion)
+
+        handlers = [handler(number) for number in range(len(engines))]
+        # All engines are asked in every round, so that each device has work while the reports of others are read.
+        while any([engine.advance(done, None, on_progress) for engine, done in zip(engines, handlers, strict=True)]):
+            pass
+
+    def _request(self, ask: Ask, max_length: int) -> Request:
+        try:
+            row = admit(
+                ask.control,
+                self.tokenizer,
+                prompt_length=len(ask.prompt_ids),
+                max_length=max_length,
+                max_new_tokens=ask.sampling.max_new_tokens or max_length,
+            )
+        except BadInput as error:
+            raise BadInput(f"prompt {ask.id!r}: {error}") from None
+        return Request(ask.id, ask.sample, ask.seed, ask.prompt_ids, row, ask.sampling)
+
+
+def build_engines(config: ModelRun, tokenizer: Tokenizer, controls: Sequence[ControlConfig]) -> list[Engine]:
+    """`mesh.data` engines of `mesh.tensor` devices each, every one with its own copy of the model.
+
+    Raises:
+      BadInput: other mesh axes, or more devices than there are.
+    """
+    import jax
+
+    from s1jax.checkpoint import hf
+    from s1jax.mesh import make_mesh
+
+    if config.mesh.context > 1 or config.mesh.fsdp > 1:
+        raise BadInput(
+            f"mesh.fsdp={config.mesh.fsdp}, mesh.context={config.mesh.context}: decoding shards over mesh.tensor and "
+            "copies over mesh.data; leave the other two out"
+        )
+    devices = jax.local_devices()
+    copies = len(devices) // max(config.mesh.tensor, 1) if config.mesh.data == -1 else config.mesh.data
+    if config.mesh.tensor < 1 or not 1 <= copies <= len(devices) // config.mesh.tensor:
+        raise BadInput(
+            f"mesh.data={config.mesh.data} copies of mesh.tensor={config.mesh.tensor} devices do not fit "
+            f"{len(devices)} devices; give smaller ones"
+        )
+    engines = []
+    for copy in range(copies):
+        own = devices[copy * config.mesh.tensor : (copy + 1) * config.mesh.tensor]
+        mesh = make_mesh(MeshConfig(data=1, fsdp=1, context=1, tensor=config.mesh.tensor), own)
+        model: Any = hf.load(config.model, mesh=mesh, dtype=config.dtype, stacked=False)
+        control = CONTROLS[controls[0].kind](tokenizer, model.config.V, controls)
+        engines.append(Engine(model, tokenizer, config.engine, control, dtype=config.dtype, mesh=mesh, notify=say))
+    return engines
+
+
+def device_name() -> str:
+    """The devices at hand, in words."""
+    import jax
+
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+
+
+def say(line: str) -> None:
+    """A line for whoever watches."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def deal(id: str, hands: int) -> int:
+    """Which of `hands` engines completes the rows of a prompt: a hash of its id, the same in every run."""
+    return int.from_bytes(hashlib.sha256(id.encode("utf-8")).digest()[:8], "big") % hands
+
+
+def system_turn(system: str | None) -> list[dict[str, str]]:
+    """The system turn as a list of messages, empty without one."""
+    return [] if system is None else [{"role": "system", "content": system}]
+
+
+def _read_template(path: str) -> str:
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise BadInput(f"chat_template={path} does not exist; give the path of a Jinja file")
+    return file.read_text(encoding="utf-8")
+
+
+def answer_text(completion: Completion, tokenizer: Tokenizer, control: ControlConfig, stops: Sequence[str] = ()) -> str:
+    """The answer segment: what follows the end of thinking, without the headers; "" if thinking never ended.
+
+    Words of a forced closing that belong to the answer ("Final Answer:") stay.
+    """
+    markers = control.markers
+    forced = tokenizer.decode(completion.token_ids[completion.thinking_tokens : completion.answer_offset])
+    for delimiter in markers.thinking_end:
+        if delimiter in forced:
+            header = markers.answer_start.rpartition(delimiter)[2].strip()
+            forced = forced.rpartition(delimiter)[2].lstrip().removeprefix(header)
+    drawn = tokenizer.decode(completion.token_ids[completion.answer_offset :])
+    for stop in stops:
+        drawn = drawn.partition(stop)[0]
+    return forced + drawn

@@ -1,0 +1,104 @@
+"""A byte tokenizer in a folder and an engine that answers from a script: evaluation without a model."""
+
+import pathlib
+from collections.abc import Callable
+
+import tokenizers
+
+from s1jax.generate.requests import Request
+from s1jax.methods.session import ModelRun, Session
+from s1jax.records import Completion
+from s1jax.tokens import Tokenizer
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+def tokenizer_folder(path: pathlib.Path) -> str:
+    """Every byte is an id; three more are the special tokens of the chat format."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE({char: i for i, char in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    backend.add_special_tokens(SPECIALS)
+    Tokenizer(backend, settings={"eos_token": "<|im_end|>", "chat_template": TEMPLATE}).save(path)
+    return str(path)
+
+
+class ScriptedEngine:
+    """Writes what `script(request)` says, (thinking, answer), under the row's budget; one row a round, the last first.
+
+    Args:
+      dies_after: rows after which it raises KeyboardInterrupt.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, script: Callable[[Request], tuple[str, str]], *, dies_after: int = 10**9
+    ) -> None:
+        self.max_length = 2000
+        self.seen: list[Request] = []
+        self._queue: list[tuple[int, Request]] = []
+        self._tokenizer, self._script, self._dies_after = tokenizer, script, dies_after
+
+    def submit(self, request: Request) -> int:
+        self._queue.append((len(self.seen), request))
+        self.seen.append(request)
+        return len(self.seen) - 1
+
+    def advance(self, on_done, on_pause=None, on_progress=None) -> bool:
+        if not self._queue:
+            return False
+        if len(self._queue) == len(self.seen) - self._dies_after:
+            raise KeyboardInterrupt
+        ticket, request = self._queue.pop()
+        completion = self._complete(request)
+        if on_progress is not None:
+            for n in range(5, len(completion.token_ids), 5):
+                on_progress(request, list(completion.token_ids[:n]), list(completion.forced[:n]))
+        on_done(ticket, completion)
+        return True
+
+    def _complete(self, request: Request) -> Completion:
+        row, (thinking, answer) = request.control, self._script(request)
+        thought = self._tokenizer.encode(thinking)
+        is_cut = row.is_thinking and len(thought) > row.budget
+        thought = thought[: row.budget] if is_cut else thought
+        closing = [*row.newline, *row.forced_end] if is_cut else list(row.answer_start)
+        closing = closing if row.is_thinking else []
+        thought = thought if row.is_thinking else []
+        drawn = self._tokenizer.encode(answer)
+        room = row.room - len(thought) - len(closing)
+        finish = "stop" if len(drawn) < room else "length"
+        ids = [*thought, *closing, *(drawn[:room] if finish == "length" else [*drawn, *self._tokenizer.eos_ids])]
+        offset = len(thought) + len(closing)
+        return Completion(
+            id=request.id,
+            sample=request.sample,
+            seed=request.seed,
+            prompt_ids=request.prompt_ids,
+            token_ids=tuple(ids),
+            forced=tuple(len(thought) <= i < offset for i in range(len(ids))),
+            thinking_tokens=len(thought),
+            answer_offset=offset,
+            answer_tokens=len(ids) - offset - (finish == "stop"),
+            n_ignored=row.n_ignore,
+            steps=len(ids),
+            thinking_finish_reason=("budget" if is_cut else "natural") if row.is_thinking else None,
+            finish_reason=finish,
+            reopened=False,
+            text=self._tokenizer.decode(ids),
+        )
+
+
+def session(config: ModelRun, script: Callable[[Request], tuple[str, str]], **fields) -> tuple[Session, list]:
+    """A session over scripted engines, and the list of engines that it makes."""
+    engines: list[ScriptedEngine] = []
+
+    def make(_, tokenizer, controls):
+        engines.append(ScriptedEngine(tokenizer, script, **fields))
+        return engines[-1:]
+
+    return Session(config, make), engines

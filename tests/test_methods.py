@@ -1,0 +1,307 @@
+"""Methods, prompts, and the verb `generate` over a scripted engine."""
+
+import io
+import json
+
+import pytest
+from eval_cases import ScriptedEngine, session, tokenizer_folder
+from rich.console import Console
+
+from s1jax import records
+from s1jax.config import BadInput
+from s1jax.generate.control import ControlConfig
+from s1jax.generate.engine_config import EngineConfig
+from s1jax.generate.sampling import SamplingConfig
+from s1jax.mesh import MeshConfig
+from s1jax.methods import METHODS, prompts, vote
+from s1jax.methods import run as generate
+from s1jax.methods.method import Mark, MethodConfig
+from s1jax.methods.run import GenerateRun
+from s1jax.methods.session import Ask, Session, answer_text, build_engines, deal
+from s1jax.methods.stream import Stream
+from s1jax.tokens import Tokenizer
+
+WARM = SamplingConfig(temperature=0.8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tokenizer_folder(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    return Tokenizer.load(folder)
+
+
+def marks(*votes):
+    return [Mark(vote, vote == "1", 10 * (i + 1), 20) for i, vote in enumerate(votes)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_contract_of_methods(name):
+    method = METHODS[name]
+    config = MethodConfig(name)
+    assert method.name == name and method.samples(config, WARM) >= 1
+    outcome = method.outcome(marks("1", "1", "2"))
+    assert 0 <= outcome.accuracy <= 1
+    assert outcome.thinking_tokens == (60 if method.joint else 20)
+    assert outcome.total_tokens == (60 if method.joint else 20)
+    assert method.outcome(marks("1")) == METHODS["single"].outcome(marks("1"))
+
+
+def test_vote_is_the_majority_with_ties_shared_and_blanks_silent():
+    assert METHODS["vote"].outcome(marks("1", "2", "1")).accuracy == 1.0
+    assert METHODS["vote"].outcome(marks("1", "2")).accuracy == 0.5
+    assert METHODS["vote"].outcome(marks("1", None, None)).accuracy == 1.0
+    assert METHODS["vote"].outcome(marks(None, None)).accuracy == 0.0
+    assert METHODS["single"].outcome(marks("1", None, "2", "2")).accuracy == 0.25
+    assert vote.winners(["b", "a", "a", "b", None]) == ("b", "a") and vote.winners([None]) == ()
+
+
+@pytest.mark.parametrize(
+    "method, sampling, message",
+    [
+        (MethodConfig("single", 4), WARM, "method.n=4 says nothing to method.kind=single"),
+        (MethodConfig("vote"), SamplingConfig(n=4, temperature=1.0), "sampling.n=4 says nothing to method.kind=vote"),
+        (MethodConfig("vote"), SamplingConfig(), "16 samples at sampling.temperature=0 are 16 copies"),
+        (MethodConfig("single"), SamplingConfig(n=0), "0 samples of each prompt"),
+    ],
+)
+def test_settings_that_contradict_themselves_are_refused(method, sampling, message):
+    with pytest.raises(BadInput, match=message):
+        METHODS[method.kind].samples(method, sampling)
+
+
+def test_prompts_of_a_file(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    chat = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "I"}]
+    rows = [
+        {"question": "a?", "thinking_token_budget": 5, "temperature": 0.5, "source": "passed over"},
+        {"id": 7, "messages": chat, "system": "be brief", "control": {"thinking_n_ignore": 2}, "seed": 3},
+        {"question": "b?", "answer": 2, "choices": ["x", "y"]},
+    ]
+    records.write_jsonl(path, rows)
+    first, second, third = prompts.read_prompts(str(path), "you are s1")
+    assert first.id == records.question_id("a?") and first.control == {"thinking_token_budget": 5}
+    assert first.sampling == {"temperature": 0.5} and first.messages[0] == {"role": "system", "content": "you are s1"}
+    assert (second.id, second.seed, second.control) == ("7", 3, {"thinking_n_ignore": 2})
+    assert second.messages == ({"role": "system", "content": "be brief"}, *chat)
+    assert third.answer == "2" and third.choices == ("x", "y")
+    changed = prompts.override(ControlConfig(), first.control, "x")
+    assert changed == ControlConfig(thinking_token_budget=5)
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        (
+            {"question": "a", "thinking_tokn_budget": 4},
+            "field 'thinking_tokn_budget'; the nearest known one is 'thinking_tok",
+        ),
+        ({"answer": "a"}, "neither of question and messages"),
+        ({"question": "a", "messages": []}, "both of question and messages"),
+        ({"question": ""}, "question is ''"),
+        ({"messages": []}, "messages must be a list of objects"),
+        ({"messages": [{"role": "user"}]}, "messages must be a list of objects"),
+    ],
+)
+def test_bad_prompts_are_named(tmp_path, row, message):
+    path = tmp_path / "prompts.jsonl"
+    records.write_jsonl(path, [{"question": "fine"}, row])
+    with pytest.raises(BadInput, match=f"prompts.jsonl row 2.*{message}"):
+        prompts.read_prompts(str(path))
+
+
+def test_wrong_type_of_an_override_is_named():
+    with pytest.raises(BadInput, match="prompt 'x' thinking_token_budget"):
+        prompts.override(ControlConfig(), {"thinking_token_budget": "many"}, "prompt 'x'")
+
+
+def test_prompt_ids_end_with_the_header_or_go_on_from_a_prefix(folder, tokenizer):
+    config = GenerateRun(model=folder, prompt="x", system="S")
+    own = Session(config)
+    text = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n<|im_start|>think"
+    assert tokenizer.decode(own.question_ids("q", ControlConfig())) == text
+    assert tokenizer.decode(own.question_ids("q", ControlConfig(kind="free"))) == text.removesuffix("<|im_start|>think")
+    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "So, "}]
+    text = "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\nSo, "
+    assert tokenizer.decode(own.prompt_ids(chat, ControlConfig(kind="free"))) == text
+
+
+def test_chat_template_of_a_file(folder, tmp_path):
+    file = tmp_path / "template.jinja"
+    file.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    own = Session(GenerateRun(model=folder, prompt="x", chat_template=str(file)))
+    assert own.tokenizer.decode(own.question_ids("q", ControlConfig(kind="free"))) == "[q]"
+    with pytest.raises(BadInput, match="nowhere.jinja does not exist"):
+        Session(GenerateRun(model=folder, prompt="x", chat_template="nowhere.jinja"))
+
+
+@pytest.mark.parametrize(
+    "control, stops, thinking, answer, expected",
+    [
+        (ControlConfig(), (), "let me see", "\nAnswer: 3", "\nAnswer: 3"),
+        (ControlConfig(thinking_token_budget=4), (), "let me see", " 3", "\nFinal Answer: 3"),
+        (ControlConfig(preset="think_tags"), (), "let me see", "It is 3.", "It is 3."),
+        (ControlConfig(preset="think_tags", thinking_token_budget=4), (), "let me see", "3", "3"),
+        (
+            ControlConfig(preset="qwen3", forced_end="I must stop.\n</think>\n\n", thinking_token_budget=4),
+            (),
+            "let me see",
+            "3",
+            "3",
+        ),
+        (ControlConfig(kind="free"), (), "", "plain 3", "plain 3"),
+        (ControlConfig(thinking=False), (), "", "\n3", "\n3"),
+        (ControlConfig(), ("STOP",), "x", "3 STOP 4", "3 "),
+    ],
+)
+def test_answer_text_is_what_follows_thinking(folder, tokenizer, control, stops, thinking, answer, expected):
+    config = GenerateRun(model=folder, prompt="x")
+    own, _ = session(config, lambda _: (thinking, answer))
+    got = []
+    ids = own.question_ids("q", control)
+    own.complete([Ask("", "q", 0, 0, ids, control, SamplingConfig())], lambda _, completion: got.append(completion))
+    text = answer_text(got[0], tokenizer, control, stops)
+    assert text.removesuffix("<|im_end|>") == expected
+
+
+def test_rows_are_dealt_to_engines_by_a_hash_of_their_id(folder):
+    made = []
+
+    def make(_, tokenizer, controls):
+        made.extend(ScriptedEngine(tokenizer, lambda _: ("t", "a")) for _ in range(3))
+        return made
+
+    own = Session(GenerateRun(model=folder, prompt="x"), make)
+    control = ControlConfig()
+    asks = [Ask("", str(i), s, 0, own.question_ids(f"{i}", control), control, WARM) for i in range(20) for s in (0, 1)]
+    done = []
+    own.complete(asks, lambda ask, completion: done.append((ask, completion)))
+    assert sorted((a.id, a.sample) for a, _ in done) == sorted((a.id, a.sample) for a in asks)
+    assert all((a.id, a.sample, a.prompt_ids) == (c.id, c.sample, c.prompt_ids) for a, c in done)
+    for number, engine in enumerate(made):
+        assert engine.seen and {deal(request.id, 3) for request in engine.seen} == {number}
+
+
+def test_a_row_that_cannot_fit_is_refused_before_any_work(folder):
+    own, engines = session(GenerateRun(model=folder, prompt="x"), lambda _: ("t", "a"))
+    long = ControlConfig(thinking_token_budget=5000)
+    asks = [Ask("", str(i), 0, 0, own.question_ids("q", c), c, WARM) for i, c in enumerate([ControlConfig(), long])]
+    with pytest.raises(BadInput, match="prompt '1': .*5000"):
+        own.complete(asks, lambda *_: None)
+    assert not engines[0].seen
+
+
+@pytest.mark.parametrize(
+    "mesh, message",
+    [
+        (MeshConfig(data=1, fsdp=2), "decoding shards over mesh.tensor"),
+        (MeshConfig(data=1, fsdp=1, context=2), "decoding shards over mesh.tensor"),
+        (MeshConfig(data=3, fsdp=1, tensor=4), "mesh.data=3 copies of mesh.tensor=4 devices do not fit 8"),
+    ],
+)
+def test_meshes_that_cannot_decode_are_refused(folder, tokenizer, mesh, message):
+    config = GenerateRun(model=folder, prompt="x", mesh=mesh, engine=EngineConfig(slots=1))
+    with pytest.raises(BadInput, match=message):
+        build_engines(config, tokenizer, [ControlConfig()])
+
+
+def answers(request):
+    return "I think. " * (request.sample + 1), f"\nAnswer: {len(request.id) + request.sample % 2}"
+
+
+def test_generate_writes_each_row_and_goes_on_after_an_interruption(folder, tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    records.write_jsonl(path, [{"id": "a" * i, "question": f"{i}?", "thinking_token_budget": 9 * i} for i in (1, 2, 3)])
+    config = GenerateRun(
+        model=folder, prompts=str(path), out=str(tmp_path / "out"), sampling=SamplingConfig(n=3, temperature=1.0)
+    )
+    own, engines = session(config, answers, dies_after=4)
+    with pytest.raises(KeyboardInterrupt):
+        generate.run(config, own)
+    file = tmp_path / "out" / "completions.jsonl"
+    assert len(records.read_jsonl(file)) == 4
+    with file.open("a") as torn:
+        torn.write('{"id": "aaa", "sam')
+    own, engines = session(config, answers)
+    generate.run(config, own)
+    assert len(engines[0].seen) == 5
+    rows = [records.to_completion(row) for row in records.read_jsonl(file)]
+    assert sorted((row.id, row.sample) for row in rows) == [("a" * i, s) for i in (1, 2, 3) for s in range(3)]
+    assert all(row.thinking_tokens <= 9 * len(row.id) for row in rows)
+    own, engines = session(config, answers)
+    generate.run(config, own)
+    assert not engines  # nothing is missing: the model is not even read
+
+
+def test_generate_refuses_a_file_that_answers_other_prompts(folder, tmp_path):
+    def config(question):
+        path = tmp_path / "prompts.jsonl"
+        records.write_jsonl(path, [{"id": "a", "question": question}])
+        return GenerateRun(model=folder, prompts=str(path), out=str(tmp_path / "out"))
+
+    generate.run(config("1?"), session(config("1?"), answers)[0])
+    with pytest.raises(BadInput, match="completions.jsonl:1: 'a' is now another prompt"):
+        generate.run(config("2?"), session(config("2?"), answers)[0])
+    file = tmp_path / "out" / "completions.jsonl"
+    file.write_text(file.read_text() * 2)
+    with pytest.raises(BadInput, match="sample 0 of 'a' is there twice"):
+        generate.run(config("1?"), session(config("1?"), answers)[0])
+
+
+def test_generate_votes(folder, tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    records.write_jsonl(path, [{"id": "abc", "question": "q?"}])
+    fields = {"model": folder, "prompts": str(path), "out": str(tmp_path / "out"), "sampling": WARM}
+    config = GenerateRun(method=MethodConfig("vote", 5), **fields)
+    generate.run(config, session(config, answers)[0])
+    (row,) = records.read_jsonl(tmp_path / "out" / "votes.jsonl")
+    completions = [records.to_completion(r) for r in records.read_jsonl(tmp_path / "out" / "completions.jsonl")]
+    assert row["answer"] == "3" and row["votes"] == ["3", "4", "3", "4", "3"] and row["tied"] == []
+    assert row["total_tokens"] == sum(len(c.token_ids) for c in completions)
+    assert row["thinking_tokens"] == sum(c.thinking_tokens for c in completions)
+    even = GenerateRun(method=MethodConfig("vote", 4), **{**fields, "out": str(tmp_path / "even")})
+    generate.run(even, session(even, answers)[0])
+    (row,) = records.read_jsonl(tmp_path / "even" / "votes.jsonl")
+    assert row["answer"] is None and sorted(row["tied"]) == ["3", "4"]
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({}, "one of the two"),
+        ({"prompt": "q", "prompts": "f"}, "one of the two"),
+        ({"prompt": "q", "answers": "maths"}, "answers='maths' is not known"),
+    ],
+)
+def test_generate_needs_one_source_of_prompts(folder, tmp_path, fields, message):
+    with pytest.raises(BadInput, match=message):
+        generate.run(GenerateRun(model=folder, out=str(tmp_path), **fields))
+
+
+def test_one_prompt_is_shown_whole_while_it_is_written(folder, tokenizer, tmp_path, capsys):
+    config = GenerateRun(model=folder, prompt="q?", out=str(tmp_path / "out"))
+    generate.run(config, session(config, lambda _: ("thinking \u00e9t\u00e9 aloud", "\nAnswer: \u00fc3"))[0])
+    shown = capsys.readouterr().out
+    assert shown.startswith("thinking \u00e9t\u00e9 aloud<|im_start|>answer\nAnswer: \u00fc3") and "\ufffd" not in shown
+    assert "ended by natural" in shown
+    row = records.to_completion(json.loads((tmp_path / "out" / "completions.jsonl").read_text()))
+    assert shown.startswith(row.text)
+
+
+@pytest.mark.parametrize("preset", ["s1", "think_tags"])
+def test_thinking_is_dim_and_forced_ids_are_marked(tokenizer, preset):
+    control = ControlConfig(preset=preset)
+    console = Console(file=io.StringIO(), force_terminal=True, color_system="standard", highlight=False)
+    stream = Stream(tokenizer, control, console)
+    thought, drawn = tokenizer.encode("hm, hm"), tokenizer.encode(" an answer of some length")
+    end = tokenizer.encode_markup(control.markers.answer_start if preset == "s1" else "</think>")
+    ids = [*thought, *end, *drawn]
+    forced = [preset == "s1" and len(thought) <= i < len(thought) + len(end) for i in range(len(ids))]
+    for n in range(1, len(ids)):
+        stream.show(None, ids[:n], forced[:n])  # type: ignore[arg-type]
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "\x1b[2mh" in text and "\x1b[2m an" not in text
+    assert ("\x1b[1;33m" in text) == (preset == "s1")
