@@ -10,13 +10,20 @@ from s1jax.records import read_jsonl
 SUFFIXES = (".jsonl", ".parquet")
 
 
-def load_rows(source: str | os.PathLike, *, split: str = "train") -> list[dict[str, Any]]:
+def shared_data() -> pathlib.Path:
+    """The folder of shared real data: `S1JAX_SHARED`, by default `../shared` beside the repository; its `data`."""
+    beside = pathlib.Path(__file__).parent.parent.parent / "shared"
+    return pathlib.Path(os.environ.get("S1JAX_SHARED", beside)) / "data"
+
+
+def load_rows(source: str | os.PathLike, *, split: str = "train", subset: str | None = None) -> list[dict[str, Any]]:
     """All rows of a data set, in order.
 
     Args:
       source: a .jsonl or .parquet file; a folder that `datasets.save_to_disk` wrote, or that holds .jsonl or .parquet
         files (read in order of their paths); or a hub id.
       split: which split of a hub data set or a saved `DatasetDict`.
+      subset: which configuration of a hub data set (`gpqa_diamond`), where it has several.
 
     Raises:
       BadInput: nothing of that kind is there, or it is empty or unreadable.
@@ -27,7 +34,7 @@ def load_rows(source: str | os.PathLike, *, split: str = "train") -> list[dict[s
     elif path.is_dir():
         rows = _read_folder(path, split)
     else:
-        rows = _read_hub(os.fspath(source), split)
+        rows = _read_hub(os.fspath(source), split, subset)
     if not rows:
         raise BadInput(f"{source} holds no rows; give a data set with at least one")
     return rows
@@ -63,11 +70,11 @@ def _read_folder(folder: pathlib.Path, split: str) -> list[dict[str, Any]]:
     return [row for path in files for row in _read_file(path)]
 
 
-def _read_hub(source: str, split: str) -> list[dict[str, Any]]:
+def _read_hub(source: str, split: str, subset: str | None) -> list[dict[str, Any]]:
     import datasets
 
     try:
-        return datasets.load_dataset(source, split=split).to_list()
+        return datasets.load_dataset(source, subset, split=split).to_list()
     except Exception as error:  # the hub client raises OSError, ValueError and its own kinds for what is not there
         reason = " ".join(str(error).split())[:200]
         raise BadInput(f"{source} is neither a file, a folder nor a hub data set that can be read ({reason})") from None

@@ -217,10 +217,10 @@ def test_places_without_rows(tmp_path, monkeypatch):
 def test_hub_data_set_is_read_through_datasets(monkeypatch):
     asked = {}
 
-    def load_dataset(name, split):
-        asked.update(name=name, split=split)
+    def load_dataset(name, subset, split):
+        asked.update(name=name, subset=subset, split=split)
         return datasets.Dataset.from_list(ROWS)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert load_rows("simplescaling/s1K") == ROWS
-    assert asked == {"name": "simplescaling/s1K", "split": "train"}
+    assert load_rows("simplescaling/s1K", split="test", subset="main") == ROWS
+    assert asked == {"name": "simplescaling/s1K", "subset": "main", "split": "test"}
