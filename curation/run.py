@@ -66,9 +66,11 @@ def run(
         or no row left.
     """
     _check_stages(config.stages)
+    pool, passed_over, sources = _pool(config.sources)
+    # Each stage sees its config once on nothing, so that what is wrong with it is said before a folder is begun.
+    _select((), config, Tools(config.seed, pathlib.Path(), progress=lambda line: None))
     folder = open_run(config, device="cpu")
     tools = Tools(config.seed, folder, teacher, solver, progress or _to_stderr)
-    pool, passed_over, sources = _pool(config.sources)
     fingerprint = _remember_pool(folder, pool)
     tools.progress(f"pool: {len(pool)} candidates from {len(config.sources)} sources")
     kept, steps, dropped = _select(pool, config, tools)

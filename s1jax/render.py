@@ -171,8 +171,12 @@ def _completion(
     if answer_prefix and answer_prefix.strip() not in answer:
         answer = answer_prefix + answer
     header, middle = _headers(markers)
-    end = _turn_end(tokenizer, _messages(example.question, system))
-    return [(header, True), (thinking, False), (middle, True), (answer, False), (end, True)]
+    messages = _messages(example.question, system)
+    # Some thinking models' templates end the generation prompt with the think header.
+    is_open = tokenizer.chat_text(messages, generation_prompt=True).endswith(header)
+    end = _turn_end(tokenizer, messages, header)
+    parts = [(thinking, False), (middle, True), (answer, False), (end, True)]
+    return parts if is_open else [(header, True), *parts]
 
 
 def _headers(markers: Markers) -> tuple[str, str]:
@@ -183,9 +187,9 @@ def _headers(markers: Markers) -> tuple[str, str]:
     return header, middle if middle.endswith("\n") else middle + "\n"
 
 
-def _turn_end(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> str:
+def _turn_end(tokenizer: Tokenizer, messages: list[dict[str, str]], header: str) -> str:
     """What the template puts after an assistant turn (`<|im_end|>\\n`)."""
-    prompt = tokenizer.chat_text(messages, generation_prompt=True)
+    prompt = tokenizer.chat_text(messages, generation_prompt=True).removesuffix(header)
     turns = [*messages, {"role": "assistant", "content": _ANSWER}]
     whole = tokenizer.chat_text(turns, generation_prompt=False)
     before, found, after = whole.rpartition(_ANSWER)
@@ -205,7 +209,7 @@ def _render_text(body: str, tokenizer: Tokenizer, markers: Markers, where: str, 
         raise BadInput(f"{where}: column 'text' holds no {end!r}, so no assistant turn; check the tokenizer")
     header, middle = _headers(markers)
     thinking, _, rest = completion.removeprefix(header).partition(middle)
-    parts = (head.removeprefix(begin), thinking, rest.removesuffix(_turn_end(tokenizer, messages)))
+    parts = (head.removeprefix(begin), thinking, rest.removesuffix(_turn_end(tokenizer, messages, header)))
     if all(parts) and text(*parts, tokenizer, markers, **options) == body:
         return render(*parts, tokenizer, markers, **options)
     prompt_ids = tokenizer.encode_markup(head + separator)

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import pathlib
 
 import pytest
 from curation_cases import AIME, MATH, candidate, quiet
@@ -265,6 +266,8 @@ def test_nothing_of_the_pool_is_lost(tmp_path_factory, data):
         ({"stages": ("traces",)}, "stand more than once"),
         ({"stages": ("deduplicate",)}, "have no trace"),
         ({"quality": QualityConfig(required=("solution",))}, "no row is left"),
+        ({"quality": QualityConfig(preset="s2")}, "preset='s2' is not known"),
+        ({"traces": TracesConfig(files=("nowhere.jsonl",))}, "nowhere.jsonl is neither a file"),
     ],
 )
 def test_runs_that_cannot_be_made(config, tmp_path, change, message):
@@ -272,6 +275,7 @@ def test_runs_that_cannot_be_made(config, tmp_path, change, message):
         write_jsonl(tmp_path / "pool.jsonl", [ROWS[3], ROWS[3]])
     with pytest.raises(BadInput, match=message):
         run(dataclasses.replace(config, **change), progress=quiet)
+    assert pathlib.Path(config.out).exists() == message.startswith(("stand", "have", "no row"))
 
 
 def test_row_that_its_loader_cannot_read_is_named(tmp_path):

@@ -110,6 +110,19 @@ def test_think_tags_keep_their_newlines(qwen):
     assert qwen.decode(row.ids) == shown
 
 
+def test_template_whose_prompt_opens_the_thinking_itself(shared):
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    )
+    tokenizer = Tokenizer.load(shared / "tokenizer" / "qwen2.5", chat_template=template)
+    row = render("q", "t", "7", tokenizer, PRESETS["qwen3"], answer_prefix=None)
+    assert tokenizer.decode(row.ids[: row.prompt_length]).endswith("<|im_start|>assistant\n<think>\n")
+    assert tokenizer.decode(row.ids[row.prompt_length :]) == f"t\n</think>\n\n7{END}"
+    whole = text("q", "t", "7", tokenizer, PRESETS["qwen3"], answer_prefix=None)
+    assert tokenizer.decode(row.ids) == whole and whole.count("<think>") == 1
+
+
 def test_prompt_is_the_prompt_of_inference(qwen):
     row = render("q", "t", "7", qwen, S1, system="S")
     messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "q"}]
