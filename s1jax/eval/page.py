@@ -1,0 +1,165 @@
+"""`index.html`: the picture, what it says, tables, and traces with the ids that were put there marked. One file."""
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from s1jax.eval.terminal import describe
+from s1jax.records import Sample
+from s1jax.tokens import Tokenizer
+
+LONGEST = 6000
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:62rem;margin:2.5rem auto;padding:0 1rem}
+h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.1rem;margin-top:2.2rem}img{max-width:100%;height:auto}
+p.sub{color:#666;margin-top:0}ul.said li{margin:.3rem 0}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
+th,td{padding:.3rem .8rem;text-align:right;border-bottom:1px solid #e4e4e4}
+th:first-child,td:first-child{text-align:left}
+th{font-weight:600;color:#555}pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f7f7f7;padding:.9rem;
+border-radius:4px;font:13px/1.5 ui-monospace,monospace}details{margin:.6rem 0}summary{cursor:pointer}
+.think{color:#777}mark{background:#ffe3a6;color:#5a3b00;border-radius:2px}.right{color:#1b7f3b}.wrong{color:#b3261e}
+"""
+
+
+def render(
+    scaling: Mapping[str, Any],
+    reports: Sequence[Mapping[str, Any]],
+    findings: Sequence[str],
+    picture: bytes,
+    traces: Sequence[str],
+) -> str:
+    """The page as text.
+
+    Args:
+      picture: the PNG, which is put into the page.
+      traces: HTML of `trace`, or of a note why there is none.
+    """
+    title = html.escape(f"{scaling['benchmark']}: what thinking tokens buy")
+    said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in findings)
+    image = base64.b64encode(picture).decode("ascii")
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head><body>'
+        f'<h1>{title}</h1><p class="sub">{html.escape(scaling["model"])}; {html.escape(describe(reports[0]))}</p>'
+        f'<img alt="accuracy against tokens" src="data:image/png;base64,{image}">'
+        f'<h2>What it says</h2><ul class="said">{said}</ul>'
+        f"<h2>Figures</h2>{_figures(scaling)}<h2>Settings</h2>{_settings(reports)}{_votes(scaling)}"
+        f"<h2>Traces</h2><p>Grey is thinking, <mark>marked</mark> what the control put there.</p>{''.join(traces)}"
+        "</body></html>\n"
+    )
+
+
+def _figures(scaling: Mapping[str, Any]) -> str:
+    rows = []
+    for name, scale, form in (
+        ("control", 100, "{:.1f} %"),
+        ("scaling", 1, "{:+.2f}"),
+        ("scaling_per_1000", 1, "{:+.2f}"),
+        ("performance", 100, "{:.1f} %"),
+    ):
+        figure = scaling[name]
+        value = figure.get("reason", "") if figure["value"] is None else form.format(scale * figure["value"])
+        limits = "" if figure["low"] is None else " to ".join(form.format(scale * figure[k]) for k in ("low", "high"))
+        unit = scaling["units"].get(name, "accuracy of the best setting")
+        rows.append((name.replace("_", " "), value, limits, unit))
+    return _table(("", "value", "95 % interval", "unit"), rows)
+
+
+def _settings(reports: Sequence[Mapping[str, Any]]) -> str:
+    names = (
+        "setting",
+        "samples",
+        "accuracy",
+        "95 % interval",
+        "by upstream's rules",
+        "thinking ids",
+        "all ids",
+        "within limits",
+    )
+    rows = []
+    for report in reports:
+        interval, within = report["interval"], report["within_budget"]
+        rows.append(
+            (
+                report["label"],
+                str(report["samples_per_question"]),
+                f"{100 * report['accuracy']:.1f} %",
+                f"{100 * interval['low']:.1f} to {100 * interval['high']:.1f}",
+                f"{100 * report['accuracy_by_upstream_rules']['value']:.1f} %",
+                f"{report['mean_thinking_tokens']:,.1f}",
+                f"{report['mean_total_tokens']:,.1f}",
+                "" if within is None else f"{100 * within:.1f} %",
+                f"{report['no_answer']} of {report['rows']}",
+                f"{report['truncated']}",
+            )
+        )
+    return _table((*names, "no answer", "cut"), rows) + _plan(reports[0])
+
+
+def _plan(report: Mapping[str, Any]) -> str:
+    parts = [f"{p['points']} points: {p['samples_per_question']:,}" for p in report["samples_to_show"]]
+    assumed = (
+        " (noise assumed: one sample a question cannot show it)"
+        if report["samples_to_show"][0]["noise_is_assumed"]
+        else ""
+    )
+    return (
+        f"<p>Samples of each question that tell apart two settings on these {report['questions']} questions "
+        f"(80 % power) at a difference of {'; '.join(parts)}{assumed}.</p>"
+    )
+
+
+def _votes(scaling: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            f"{vote['votes']} voters" + ("" if vote["budget"] is None else f", budget {vote['budget']} each"),
+            f"{100 * vote['accuracy']:.1f} %",
+            f"{100 * vote['interval']['low']:.1f} to {100 * vote['interval']['high']:.1f}",
+            f"{vote['total_tokens']:,.1f}",
+        )
+        for vote in scaling["votes"]
+    ]
+    return "<h2>Majority votes</h2>" + _table(("vote", "accuracy", "95 % interval", "all ids"), rows) if rows else ""
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def trace(sample: Sample, label: str, tokenizer: Tokenizer | None) -> str:
+    """One sample, folded up: the question, thinking in grey, forced ids marked, the verdict.
+
+    Without the tokenizer the text stands unmarked.
+    """
+    verdict = "right" if sample.correct else "no answer" if sample.no_answer else "wrong"
+    css = "right" if sample.correct else "wrong"
+    body = html.escape(_cut(sample.text)) if tokenizer is None else _marked(sample, tokenizer)
+    thought = f"{sample.thinking_tokens} ids of thinking, {sample.n_ignored} ends ignored"
+    found = "" if sample.extracted is None else f", answered {html.escape(_cut(sample.extracted)[:80])}"
+    return (
+        f'<details><summary>{html.escape(label)}: <span class="{css}">{verdict}</span>{found}; '
+        f"{thought}</summary><p>{html.escape(_cut(sample.question))}</p><pre>{body}</pre></details>"
+    )
+
+
+def _marked(sample: Sample, tokenizer: Tokenizer) -> str:
+    spans, begin = [], 0
+    kinds = [(forced, i < sample.thinking_tokens) for i, forced in enumerate(sample.forced)]
+    for i in range(1, len(kinds) + 1):
+        if i == len(kinds) or kinds[i] != kinds[begin]:
+            text = html.escape(_cut(tokenizer.decode(sample.token_ids[begin:i])))
+            forced, thinking = kinds[begin]
+            text = f"<mark>{text}</mark>" if forced else text
+            spans.append(f'<span class="think">{text}</span>' if thinking else text)
+            begin = i
+    return "".join(spans)
+
+
+def _cut(text: str) -> str:
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[: LONGEST // 2]}\n[... {len(text) - LONGEST:,} characters ...]\n{text[-LONGEST // 2 :]}"

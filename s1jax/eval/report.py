@@ -1,0 +1,132 @@
+"""The verb `report`: finished `eval` folders -> `scaling.json`, `scaling.png`, `index.html`, and a table."""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from s1jax.config import BadInput, free, open_run, write_json
+from s1jax.eval import page, plot, scaling, summary, terminal
+from s1jax.eval.findings import findings
+from s1jax.eval.run import REPORT, SAMPLES
+from s1jax.records import Sample, to_completion
+from s1jax.tokens import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportRun:
+    """Which evaluations make one curve.
+
+    Attributes:
+      reports: out folders of `eval`; a sweep's folder stands for all its settings.
+      traces: samples shown in the page.
+      seed: of the resampled questions.
+      out: where the report is written.
+    """
+
+    reports: tuple[str, ...]
+    out: str = ""
+    seed: int = 0
+    traces: int = free(6)
+
+
+def run(config: ReportRun) -> pathlib.Path:
+    """Read, compute, write. Returns the folder.
+
+    Raises:
+      BadInput: a folder without reports, or reports that make no curve.
+    """
+    found = read_reports(config.reports)
+    out = open_run(config, device="none")
+    write_report(out, found, seed=config.seed, traces=config.traces)
+    return out
+
+
+def read_reports(folders: Sequence[str]) -> list[tuple[pathlib.Path, dict[str, Any]]]:
+    """(folder, report) of every `report.json` in or below the folders, in order.
+
+    Raises:
+      BadInput: a folder without one, or one that is none.
+    """
+    found = []
+    for folder in map(pathlib.Path, folders):
+        files = sorted(folder.rglob(REPORT))
+        if not files:
+            raise BadInput(f"{folder} holds no {REPORT}; give the out folders of finished eval runs")
+        for file in files:
+            report: Any = None
+            with contextlib.suppress(json.JSONDecodeError):
+                report = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(report, dict) or report.get("format") != summary.FORMAT:
+                raise BadInput(f"{file} is no JSON of format {summary.FORMAT}; evaluate again with this version")
+            found.append((file.parent, report))
+    if not found:
+        raise BadInput("reports is empty; give the out folders of finished eval runs")
+    return found
+
+
+def write_report(
+    out: pathlib.Path, found: Sequence[tuple[pathlib.Path, Mapping[str, Any]]], *, seed: int = 0, traces: int = 6
+) -> dict[str, Any]:
+    """Write `scaling.json`, `scaling.png` and `index.html`, print the table; returns the content of `scaling.json`.
+
+    Args:
+      found: (folder with the samples, report) of every setting.
+      traces: samples shown in the page.
+
+    Raises:
+      BadInput: reports of different benchmarks, models or questions, or only votes.
+    """
+    reports = sorted((report for _, report in found), key=lambda report: report["mean_thinking_tokens"])
+    points = summary.points(reports)
+    if not any(point.votes == 1 for point in points):
+        raise BadInput("the reports hold votes only; a curve needs single runs beside them")
+    first = reports[0]
+    described = {"benchmark": first["benchmark"], "model": first["model"], "grader": first["grader"]}
+    data = scaling.to_json(points, seed=seed, **described)
+    data["findings"] = findings(points, data)
+    write_json(out / "scaling.json", data)
+    plot.draw(data, out / "scaling.png")
+    text = page.render(
+        data, reports, data["findings"], (out / "scaling.png").read_bytes(), list(_traces(found, traces))
+    )
+    (out / "index.html").write_text(text, encoding="utf-8")
+    terminal.show(reports)
+    for sentence in data["findings"]:
+        print(sentence)
+    return data
+
+
+def _traces(found: Sequence[tuple[pathlib.Path, Mapping[str, Any]]], n: int) -> Iterator[str]:
+    """Samples of settings with most thinking first: of each a right and a wrong one."""
+    tokenizer, shown = None, 0
+    for folder, report in sorted(found, key=lambda item: -item[1]["mean_thinking_tokens"]):
+        if shown >= n:
+            return
+        if report.get("private"):
+            yield "<p>The authors of this benchmark ask that nothing of it is shown.</p>"
+            return
+        if tokenizer is None and report.get("tokenizer"):
+            with contextlib.suppress(BadInput):
+                tokenizer = Tokenizer.load(report["tokenizer"])
+        for sample in itertools.islice(_right_and_wrong(folder / SAMPLES), n - shown):
+            shown += 1
+            yield page.trace(sample, report["label"], tokenizer)
+
+
+def _right_and_wrong(path: pathlib.Path) -> Iterator[Sample]:
+    """The first right and the first wrong sample of a file; only as many lines are read as that takes."""
+    wanted = {True, False}
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            row = json.loads(line)
+            if row["correct"] in wanted:
+                wanted.remove(row["correct"])
+                yield to_completion(row, Sample, f"{path} ")
+            if not wanted:
+                return

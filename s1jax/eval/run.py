@@ -1,0 +1,231 @@
+"""The verb `eval`: a benchmark under one or several settings -> `samples.jsonl` and `report.json`.
+
+All settings run as rows of one engine. A finished sample is graded and on disk before the next is looked at, so a
+killed run goes on where it was.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from s1jax import records
+from s1jax.config import BadInput, open_run, write_json
+from s1jax.eval import BENCHMARKS, benchmark, summary, terminal
+from s1jax.eval.benchmark import Benchmark
+from s1jax.eval.summary import Setting
+from s1jax.grade import KINDS
+from s1jax.grade_pool import Grader
+from s1jax.methods.method import MethodConfig
+from s1jax.methods.progress import Progress
+from s1jax.methods.session import Ask, ModelRun, Session, answer_text, device_name
+from s1jax.records import Completion, JsonlWriter, Question, Sample
+
+SAMPLES, REPORT = "samples.jsonl", "report.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class VoteSweep:
+    """Majority votes beside a sweep, at equal total tokens.
+
+    Attributes:
+      n: voters; votes of 2, 4, ... n come out of the same samples.
+      temperature: of their sampling.
+      thinking_token_budget: of each voter; None: the control's.
+    """
+
+    n: int = 16
+    temperature: float = 0.8
+    thinking_token_budget: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalRun(ModelRun):
+    """A benchmark and how it is answered.
+
+    Attributes:
+      benchmark: a name of the registry, or a file of one's own (JSONL, Parquet).
+      benchmark_source: a file, a folder or a hub id with the questions of a registered benchmark.
+      grader: a key of `s1jax.grade.KINDS`; None: the benchmark's.
+      limit: the first so many questions only.
+      instruction: put after the question and an empty line; upstream has none.
+      budgets: a sweep: one setting for each thinking budget.
+      ignores: a sweep: one setting for each number of ignored ends, at the control's own budget.
+      votes: majority votes beside the sweep.
+    """
+
+    benchmark: str
+    benchmark_source: str | None = None
+    grader: str | None = None
+    limit: int | None = None
+    instruction: str | None = None
+    budgets: tuple[int, ...] = ()
+    ignores: tuple[int, ...] = ()
+    votes: VoteSweep | None = None
+
+
+def run(config: EvalRun, session: Session | None = None) -> pathlib.Path:
+    """Evaluate; `session` stands in for the one that reads the model. Returns the folder.
+
+    Raises:
+      BadInput: questions, settings or a former run that do not fit, before any work.
+    """
+    bench = find_benchmark(config.benchmark, config.grader)
+    questions = bench.load(config.benchmark_source)[: config.limit]
+    if not questions:
+        raise BadInput(f"limit={config.limit} leaves no question; give at least 1")
+    settings = settings_of(config)
+    out = open_run(config, device=device_name())
+    session = session or Session(config)
+    described = {
+        "benchmark": bench.name,
+        "official_size": bench.size,
+        "private": bench.private,
+        "model": config.model,
+        "tokenizer": config.tokenizer or config.model,
+        "dtype": config.dtype,
+        "instruction": config.instruction,
+    }
+    reports = evaluate(
+        bench, questions, settings, session, out, seed=config.seed, instruction=config.instruction, described=described
+    )
+    terminal.show(reports)
+    return out
+
+
+def find_benchmark(name: str, grader: str | None = None) -> Benchmark:
+    """A benchmark of the registry, or of a file. Raises BadInput for a name that is neither."""
+    if grader is not None and grader not in KINDS:
+        raise BadInput(f"grader={grader!r} is not known; use one of {', '.join(KINDS)}")
+    if name in BENCHMARKS:
+        bench = BENCHMARKS[name]
+        return dataclasses.replace(bench, kind=grader or bench.kind)
+    if not pathlib.Path(name).exists():
+        raise BadInput(f"benchmark={name!r} is neither a file nor one of {', '.join(BENCHMARKS)}")
+    return benchmark.local(name, grader)
+
+
+def settings_of(config: EvalRun) -> list[Setting]:
+    """The settings of a run: each budget, each number of ignored ends, the vote; without a sweep the control itself.
+
+    Raises:
+      BadInput: two settings are the same, or one contradicts itself.
+    """
+    control, sampling, method = config.control, config.sampling, config.method
+    settings = []
+    for budget in config.budgets:
+        of_one = dataclasses.replace(control, thinking_token_budget=budget)
+        settings.append(Setting(f"budget-{budget}", of_one, sampling, method))
+    for n in config.ignores:
+        of_one = dataclasses.replace(control, thinking_n_ignore=n)
+        settings.append(Setting(f"ignore-{n}", of_one, sampling, method))
+    if not settings:
+        settings.append(Setting("" if config.votes is None else "single", control, sampling, method))
+    if config.votes is not None:
+        budget = config.votes.thinking_token_budget
+        of_one = control if budget is None else dataclasses.replace(control, thinking_token_budget=budget)
+        drawn = dataclasses.replace(sampling, temperature=config.votes.temperature, n=1)
+        settings.append(Setting("vote", of_one, drawn, MethodConfig("vote", config.votes.n)))
+    names = [setting.name for setting in settings]
+    if len(set(names)) < len(names):
+        raise BadInput(f"the sweep has {', '.join(names)}; every setting must be there once")
+    for setting in settings:
+        _ = setting.n_samples
+    return settings
+
+
+def evaluate(
+    bench: Benchmark,
+    questions: Sequence[Question],
+    settings: Sequence[Setting],
+    session: Session,
+    out: pathlib.Path,
+    *,
+    seed: int = 0,
+    instruction: str | None = None,
+    described: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Complete, grade and write what is missing under `out`, then write and return the report of every setting.
+
+    `out/NAME/` holds the files of a named setting, `out/` those of a setting without a name.
+    """
+    by_id = {question.id: question for question in questions}
+    by_name = {setting.name: setting for setting in settings}
+    asks = [ask for setting in settings for ask in _asks(bench, questions, setting, session, seed, instruction)]
+    with contextlib.ExitStack() as stack:
+        writers = {name: stack.enter_context(JsonlWriter(out / name / SAMPLES)) for name in by_name}
+        finished = {name: _finished(out / name / SAMPLES) for name in by_name}
+        missing = [ask for ask in asks if not _is_finished(ask, finished[ask.setting], out / ask.setting / SAMPLES)]
+        grader = stack.enter_context(Grader())
+        progress = stack.enter_context(Progress(len(asks), len(asks) - len(missing), bench.name))
+
+        def on_done(ask: Ask, completion: Completion) -> None:
+            sample = graded(completion, ask, by_id[ask.id], bench, session, grader)
+            writers[ask.setting].write(sample)
+            finished[ask.setting][ask.id, ask.sample] = sample
+            progress.advance(len(completion.token_ids))
+
+        session.complete(missing, on_done)
+    reports = []
+    for name, setting in by_name.items():
+        samples = [finished[name][ask.id, ask.sample] for ask in asks if ask.setting == name]
+        report = summary.summarise(
+            samples, setting, bench.kind, session.tokenizer.decode, **described, seed=seed, seeds=[seed]
+        )
+        write_json(out / name / REPORT, report)
+        reports.append(report)
+    return reports
+
+
+def _asks(
+    bench: Benchmark, questions: Sequence[Question], setting: Setting, session: Session, seed: int, tail: str | None
+) -> list[Ask]:
+    asks = []
+    for question in questions:
+        text = bench.prompt(question) + ("" if tail is None else f"\n\n{tail}")
+        ids = session.question_ids(text, setting.control)
+        for sample in range(setting.n_samples):
+            asks.append(Ask(setting.name, question.id, sample, seed, ids, setting.control, setting.sampling))
+    return asks
+
+
+def _finished(path: pathlib.Path) -> dict[tuple[str, int], Sample]:
+    """Samples of a former start. Raises BadInput for one that is there twice."""
+    found = {}
+    for number, row in enumerate(records.read_jsonl(path, allow_empty=True), 1):
+        sample = records.to_completion(row, Sample, f"{path}:{number} ")
+        if (sample.id, sample.sample) in found:
+            raise BadInput(f"{path}:{number}: sample {sample.sample} of {sample.id!r} is there twice; remove one line")
+        found[sample.id, sample.sample] = sample
+    return found
+
+
+def _is_finished(ask: Ask, finished: Mapping[tuple[str, int], Sample], path: pathlib.Path) -> bool:
+    sample = finished.get((ask.id, ask.sample))
+    if sample is not None and sample.prompt_ids != ask.prompt_ids:
+        raise BadInput(
+            f"{path}: sample {ask.sample} of {ask.id!r} answers another prompt ({len(sample.prompt_ids)} ids, now "
+            f"{len(ask.prompt_ids)}); the questions or the tokenizer changed: give another out folder"
+        )
+    return sample is not None
+
+
+def graded(
+    completion: Completion, ask: Ask, question: Question, bench: Benchmark, session: Session, grader: Grader
+) -> Sample:
+    """A completion with its grade; texts of a private benchmark are left out."""
+    gold = question.answer or ""
+    text = answer_text(completion, session.tokenizer, ask.control, ask.sampling.stop)
+    verdict = grader.grade(text, gold, bench.kind)
+    fields = {field.name: getattr(completion, field.name) for field in dataclasses.fields(Completion)}
+    if bench.private:
+        fields["text"] = ""
+    return Sample(
+        **fields,
+        question="" if bench.private else question.text,
+        extracted=verdict.extracted,
+        gold=gold,
+        correct=verdict.correct,
+        no_answer=verdict.no_answer,
+    )

@@ -1,0 +1,225 @@
+"""From graded samples to a report, and from reports to points of a curve. Plain data; no files."""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from s1jax import grade
+from s1jax.config import BadInput, to_dict
+from s1jax.eval import compat, scaling, stats
+from s1jax.generate.control import ControlConfig
+from s1jax.generate.sampling import SamplingConfig
+from s1jax.methods import METHODS
+from s1jax.methods.method import Mark, MethodConfig
+from s1jax.records import Sample
+
+FORMAT = "s1jax.report/1"
+DIFFERENCES = (1, 5, 10)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One way to answer all questions.
+
+    Attributes:
+      name: of its folder; "" for the only setting of a run.
+      control, sampling, method: see `s1jax.methods.session.ModelRun`.
+    """
+
+    name: str
+    control: ControlConfig
+    sampling: SamplingConfig
+    method: MethodConfig
+
+    @property
+    def n_samples(self) -> int:
+        """Samples of each question. Raises BadInput for settings that contradict each other."""
+        return METHODS[self.method.kind].samples(self.method, self.sampling)
+
+    @property
+    def label(self) -> str:
+        """What a reader calls the setting."""
+        control, parts = self.control, []
+        if control.kind == "free":
+            parts.append("free")
+        elif not control.thinking:
+            parts.append("no thinking")
+        elif control.thinking_token_budget in (None, -1):
+            parts.append("no limit")
+        else:
+            parts.append(f"budget {control.thinking_token_budget}")
+        if control.min_thinking_tokens:
+            parts.append(f"at least {control.min_thinking_tokens}")
+        if control.thinking_n_ignore:
+            parts.append(f"ignore {control.thinking_n_ignore}")
+        if self.method.kind != "single":
+            parts.append(f"{self.method.kind} of {self.n_samples}")
+        return ", ".join(parts)
+
+
+def is_within(sample: Sample, control: ControlConfig) -> bool | None:
+    """The thinking keeps to the control's limits; None where there are none."""
+    budget = control.thinking_token_budget
+    if not control.is_thinking or (budget in (None, -1) and not control.min_thinking_tokens):
+        return None
+    is_below = budget in (None, -1) or sample.thinking_tokens <= budget
+    return is_below and sample.thinking_tokens >= control.min_thinking_tokens
+
+
+def summarise(
+    samples: Sequence[Sample],
+    setting: Setting,
+    kind: str,
+    decode: Callable[[Sequence[int]], str],
+    **described: Any,
+) -> dict[str, Any]:
+    """The content of `report.json` for all samples of one setting.
+
+    Args:
+      samples: every question with the same number of samples.
+      kind: how they were graded.
+      decode: ids -> text, for upstream's grader, which reads whole responses.
+      described: benchmark, model, seed, ....
+    """
+    by_question: dict[str, list[Sample]] = collections.defaultdict(list)
+    for sample in sorted(samples, key=lambda sample: sample.sample):
+        by_question[sample.id].append(sample)
+    rows = [_question(id, of_one, setting, kind) for id, of_one in by_question.items()]
+    method = METHODS[setting.method.kind]
+    correct = [[float(sample.correct) for sample in of_one] for of_one in by_question.values()]
+    accuracy = stats.clustered([[row["accuracy"]] for row in rows] if method.joint else correct)
+    n = min(map(len, correct))
+    texts = [(decode(_without_stop(sample)), sample.gold or "") for sample in samples]
+    upstream = stats.clustered(_grouped(samples, [compat.grade(text, gold, kind).correct for text, gold in texts]))
+    within = [verdict for sample in samples if (verdict := is_within(sample, setting.control)) is not None]
+    return {
+        "format": FORMAT,
+        **described,
+        "label": setting.label,
+        "control": to_dict(setting.control),
+        "method": to_dict(setting.method),
+        "sampling": to_dict(setting.sampling),
+        "grader": kind,
+        "questions": len(rows),
+        "samples_per_question": n,
+        "accuracy": accuracy.value,
+        "interval": {"low": accuracy.low, "high": accuracy.high},
+        "accuracy_of_one": stats.clustered(correct).value,
+        "accuracy_by_upstream_rules": {"value": upstream.value, "low": upstream.low, "high": upstream.high},
+        "pass_at_k": {str(k): _mean(stats.pass_at_k(len(c), int(sum(c)), k) for c in correct) for k in powers(n)},
+        "majority_at_k": {str(k): _mean(row["majority"][str(k)] for row in rows) for k in powers(n)},
+        "mean_thinking_tokens": _mean(row["thinking_tokens"] for row in rows),
+        "mean_total_tokens": _mean(row["total_tokens"] for row in rows),
+        "within_budget": _mean(within) if within else None,
+        "rows": len(samples),
+        "no_answer": sum(sample.no_answer for sample in samples),
+        "truncated": sum(sample.finish_reason == "length" for sample in samples),
+        "finish_reasons": dict(collections.Counter(sample.finish_reason for sample in samples)),
+        "thinking_finish_reasons": dict(collections.Counter(str(sample.thinking_finish_reason) for sample in samples)),
+        "ends_ignored": sum(sample.n_ignored for sample in samples),
+        "samples_to_show": [_plan(correct, points) for points in DIFFERENCES],
+        "per_question": rows,
+    }
+
+
+def powers(n: int) -> list[int]:
+    """1, 2, 4, ... up to n, and n itself."""
+    return sorted({*(2**i for i in range(n.bit_length())), n})
+
+
+def _question(id: str, samples: Sequence[Sample], setting: Setting, kind: str) -> dict[str, Any]:
+    marks = [
+        Mark(
+            None if sample.extracted is None else grade.vote_key(sample.extracted, kind),
+            sample.correct,
+            sample.thinking_tokens,
+            len(sample.token_ids),
+        )
+        for sample in samples
+    ]
+    outcome = METHODS[setting.method.kind].outcome(marks)
+    votes, correct = [mark.vote for mark in marks], [float(mark.correct) for mark in marks]
+    within = [is_within(sample, setting.control) for sample in samples]
+    return {
+        "id": id,
+        **dataclasses.asdict(outcome),
+        "within": None if within[0] is None else _mean(within),
+        "majority": {str(k): stats.majority_at_k(votes, correct, k) for k in powers(len(marks))},
+    }
+
+
+def _grouped(samples: Sequence[Sample], values: Sequence[bool]) -> list[list[float]]:
+    groups: dict[str, list[float]] = collections.defaultdict(list)
+    for sample, value in zip(samples, values, strict=True):
+        groups[sample.id].append(float(value))
+    return list(groups.values())
+
+
+def _without_stop(sample: Sample) -> Sequence[int]:
+    """The ids without a final EOS, which upstream's engine does not put into the text."""
+    n_uncounted = len(sample.token_ids) - sample.answer_offset - sample.answer_tokens
+    return sample.token_ids[:-1] if sample.finish_reason == "stop" and n_uncounted == 1 else sample.token_ids
+
+
+def _plan(correct: Sequence[Sequence[float]], points: int) -> dict[str, Any]:
+    plan = stats.samples_needed(correct, points / 100)
+    return {
+        "points": points,
+        "samples": plan.total,
+        "samples_per_question": plan.per_question,
+        "noise_is_assumed": plan.assumed,
+    }
+
+
+def _mean(values: Any) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def points(reports: Sequence[Mapping[str, Any]]) -> list[scaling.Point]:
+    """Points of the curve: every setting, and the majority votes of 2, 4, ... of its samples.
+
+    Raises:
+      BadInput: the reports are of different benchmarks, models or questions.
+    """
+    for name in ("benchmark", "model"):
+        values = list(dict.fromkeys(report[name] for report in reports))
+        if len(values) > 1:
+            raise BadInput(
+                f"the reports have {name} {' and '.join(map(str, values))}; give those of one, for one curve"
+            )
+    ids = [row["id"] for row in reports[0]["per_question"]]
+    found = []
+    for report in reports:
+        rows = {row["id"]: row for row in report["per_question"]}
+        if not ids or set(rows) != set(ids):
+            raise BadInput(
+                f"report {report['label']!r} has {len(rows)} questions, {reports[0]['label']!r} has {len(ids)}, "
+                "not the same ones; evaluate all settings on the same questions"
+            )
+        found += _points_of(report, [rows[id] for id in ids])
+    return found
+
+
+def _points_of(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[scaling.Point]:
+    control, n = report["control"], report["samples_per_question"]
+    budget = control["thinking_token_budget"]
+    is_joint = METHODS[report["method"]["kind"]].joint
+    each = "" if budget in (None, -1) else f", budget {budget} each"
+
+    def point(voters: int, accuracy: Sequence[float], times: float) -> scaling.Point:
+        return scaling.Point(
+            label=report["label"] if voters == 1 else f"majority of {voters}{each}",
+            budget=None if budget == -1 else budget,
+            n_ignore=control["thinking_n_ignore"],
+            thinking_tokens=tuple(times * row["thinking_tokens"] for row in rows),
+            total_tokens=tuple(times * row["total_tokens"] for row in rows),
+            accuracy=tuple(accuracy),
+            within=None if voters > 1 or rows[0]["within"] is None else tuple(row["within"] for row in rows),
+            votes=voters,
+        )
+
+    spent = n if is_joint else 1  # what the rows' tokens are the sum of
+    found = [] if is_joint else [point(1, [row["accuracy"] for row in rows], 1.0)]
+    return found + [point(k, [row["majority"][str(k)] for row in rows], k / spent) for k in powers(n) if k > 1]
