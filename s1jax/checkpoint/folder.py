@@ -13,7 +13,7 @@ from typing import Any
 from s1jax import token_backend
 from s1jax.config import BadInput
 from s1jax.models import FAMILIES, config_from_hf
-from s1jax.models.decoder import DecoderConfig
+from s1jax.models.config import DecoderConfig
 
 CARRIED = (*token_backend.TOKENIZER_FILES, "generation_config.json")
 

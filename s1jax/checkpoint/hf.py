@@ -24,7 +24,8 @@ from s1jax.checkpoint.layout import Entry, Slices
 from s1jax.config import BadInput, write_json
 from s1jax.mesh import param_sharding
 from s1jax.models import FAMILIES
-from s1jax.models.decoder import Decoder, DecoderConfig, Model, Unstacked, abstract, named, unstack
+from s1jax.models.config import DecoderConfig
+from s1jax.models.decoder import Decoder, Model, Unstacked, abstract, named, unstack
 from s1jax.tokens import Tokenizer
 
 FILE_BYTES = 5 * 10**9

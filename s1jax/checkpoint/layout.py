@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from s1jax.models import FAMILIES
-from s1jax.models.decoder import DecoderConfig
+from s1jax.models.config import DecoderConfig
 
 Slices = tuple[slice, ...]
 BLOCK = 128  # side of a transposed tile; the cache lines of a whole column would evict one another

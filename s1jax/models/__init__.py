@@ -2,7 +2,7 @@
 
 from s1jax.config import BadInput
 from s1jax.models import llama, qwen2, qwen3
-from s1jax.models.decoder import DecoderConfig
+from s1jax.models.config import DecoderConfig
 from s1jax.models.family import Family
 
 FAMILIES: dict[str, Family] = {

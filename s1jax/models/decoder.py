@@ -4,80 +4,20 @@ A family file says what differs (biases, per-head norms, rope scaling, names in 
 files, meshes, caches or losses: the caller passes `attend`, which alone sees keys and values.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from s1jax.axes import constrain, einsum, take
 from s1jax.models import layers
+from s1jax.models.config import DecoderConfig
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 """`attend(q_BTKGH, k_BTKH, v_BTKH, layer_state) -> (o_BTKGH, layer_state)`, called once a layer after the rotation."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3's stretch of long wavelengths (transformers `rope_type: llama3`)."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position: int
-
-
-@dataclasses.dataclass(frozen=True)
-class DecoderConfig:
-    """Sizes by their letters, and what a family switches.
-
-    Attributes:
-      family: key of `FAMILIES`.
-      D, K, G, H, F, V, L: sizes, in the letters of `axes`; the model has `K * G` query heads.
-      rope_theta, norm_eps, max_position: as in the checkpoint's `config.json`.
-      tied: the head is the transposed embedding.
-      qkv_bias, qk_norm: biases on q, k and v; RMS norm per head on q and k.
-      rope_scaling: None where positions are not stretched.
-    """
-
-    family: str
-    D: int
-    K: int
-    G: int
-    H: int
-    F: int
-    V: int
-    L: int
-    rope_theta: float = 1e6
-    norm_eps: float = 1e-6
-    max_position: int = 32768
-    tied: bool = False
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    rope_scaling: RopeScaling | None = None
-
-    @property
-    def inverse_frequencies(self) -> np.ndarray:
-        """Rotary inverse frequencies `[H/2]`, stretched where the family does so."""
-        inverse = layers.inverse_frequencies(self.rope_theta, self.H)
-        return inverse if self.rope_scaling is None else _stretch(inverse, self.rope_scaling)
-
-
-def _stretch(inverse: np.ndarray, scaling: RopeScaling) -> np.ndarray:
-    """Divide low frequencies by `factor`, keep high ones, blend between (transformers `_compute_llama3_parameters`)."""
-    wavelength = np.float32(2 * math.pi) / inverse
-    low = scaling.original_max_position / scaling.low_freq_factor
-    high = scaling.original_max_position / scaling.high_freq_factor
-    stretched = np.where(wavelength > low, inverse / scaling.factor, inverse)
-    blend = (scaling.original_max_position / wavelength - scaling.low_freq_factor) / (
-        scaling.high_freq_factor - scaling.low_freq_factor
-    )
-    blended = (1 - blend) * stretched / scaling.factor + blend * stretched
-    return np.where((wavelength >= high) & (wavelength <= low), blended, stretched)
 
 
 class Block(nnx.Module):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from s1jax.config import BadInput
-from s1jax.models.decoder import DecoderConfig
+from s1jax.models.config import DecoderConfig
 
 Layout = Mapping[str, tuple[str, str]]
 """Parameter path -> (name in the checkpoint, `{L}` for the layer; `"checkpoint axes -> our axes"`)."""

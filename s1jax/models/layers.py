@@ -33,18 +33,6 @@ def rms_norm(x: jax.Array, weight_D: nnx.Param, eps: float) -> jax.Array:
     return wide.astype(x.dtype) * weight_D.get_value().astype(x.dtype)
 
 
-def inverse_frequencies(theta: float, width: int) -> np.ndarray:
-    """Rotary inverse frequencies `[H/2]`, `1 / theta ** (2 i / H)` with every step rounded to float32.
-
-    The rounding is part of the trained weights: at position 32,768 one unit in the last place of a frequency is 1e-3 in
-    a cosine, and a form that is closer to the true value differs in 10 to 24 of 64 entries. So it is done here, in
-    numpy: inside `jit` XLA folds the constant in that other form.
-    """
-    exponent = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
-    power = np.power(np.float64(theta), exponent.astype(np.float64)).astype(np.float32)
-    return np.float32(1) / power
-
-
 def rotary_angles(positions_BT: jax.Array, inverse: np.ndarray) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine `[B, T, H/2]`, float32."""
     angle = positions_BT[..., None].astype(jnp.float32) * inverse

@@ -5,7 +5,7 @@ from typing import Any
 
 from s1jax.config import BadInput
 from s1jax.models import family
-from s1jax.models.decoder import DecoderConfig, RopeScaling
+from s1jax.models.config import DecoderConfig, RopeScaling
 from s1jax.models.family import Family
 
 

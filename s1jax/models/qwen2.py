@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from s1jax.models import family
-from s1jax.models.decoder import DecoderConfig
+from s1jax.models.config import DecoderConfig
 from s1jax.models.family import Family
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from s1jax.models import family
-from s1jax.models.decoder import DecoderConfig
+from s1jax.models.config import DecoderConfig
 from s1jax.models.family import Family
 
 HEAD_WIDTH = 128  # what transformers takes where the file names none, whatever the hidden size
