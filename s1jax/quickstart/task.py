@@ -9,126 +9,22 @@
 `4:1` reads "up to letter 4 the estimate is 1". A glance at a pair adds at most one, so a pair `rr` is counted once: the
 first pass is wrong for a reason that is a function of the question. Each `Wait` looks again at the next two pairs
 and adds what the glance missed; it goes on from the estimate so far, so wherever a trace is cut its last number is the
-best estimate yet. When every pair has been checked, a `Wait` repeats the last step.
+best estimate yet. When every pair has been checked, a `Wait` only says so.
 """
 
 import dataclasses
 import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
+from s1jax.quickstart.recipe import RECIPE, Junk, Teacher, Words
 from s1jax.records import Question, question_id
 
 TARGET = "r"
 OTHERS = "aspbeytw"  # with `r` the letters of raspberry and strawberry
 ASK = f"How many {TARGET} in"
-SOURCE = "quickstart"
-
-
-@dataclasses.dataclass(frozen=True)
-class Words:
-    """How words are drawn.
-
-    Attributes:
-      shortest, longest: letters, drawn uniformly. Lengths differ so that first passes end at different budgets, which
-        makes the accuracy rise with every token of the budget instead of at one; 14 letters are 7 pairs, four checks.
-      doubled: weights of 0, 1, 2, 3 pairs `rr`. 45 % without one is what a first pass can answer.
-      single: chance that another pair holds one `r`.
-      most: more `r` than that and the word is drawn again, so that a number is one of seven.
-    """
-
-    shortest: int = 4
-    longest: int = 14
-    doubled: tuple[float, ...] = (0.45, 0.25, 0.18, 0.12)
-    single: float = 0.25
-    most: int = 6
-
-
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-    """How traces are written.
-
-    Attributes:
-      pairs: pairs that one `Wait` checks.
-      stop_first: chance to stop after the first pass, right or wrong. Above one half: greedy decoding stops there.
-      stop: the same after a `Wait` with pairs left to check; just above one half, since late checks must be seen too.
-      stop_checked: the same after all pairs have been checked.
-      most_waits: the longest word needs four; the fifth teaches to repeat the last step.
-      hasty: share of traces that break off within the first pass. Their answer is the estimate so far, which is what
-        a trace cut by a budget has to answer; without them the model guesses the count from the question.
-    """
-
-    pairs: int = 2
-    stop_first: float = 0.58
-    stop: float = 0.53
-    stop_checked: float = 0.55
-    most_waits: int = 5
-    hasty: float = 0.1
-
-
-@dataclasses.dataclass(frozen=True)
-class Junk:
-    """Rows for curation to remove, as shares of the pool.
-
-    Attributes:
-      near_duplicate: a held-out question in capitals, with commas, or with wide spaces (decontamination).
-      duplicate: a question of the pool, asked again (deduplication).
-      malformed: no trace, no answer, or a trace that spells out a thinking marker (quality).
-      too_easy: words of 2 or 3 letters, which `solver` counts (difficulty).
-    """
-
-    near_duplicate: float = 0.02
-    duplicate: float = 0.02
-    malformed: float = 0.02
-    too_easy: float = 0.03
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Sizes of the run. `docs/decisions/quickstart_task.md` has the measurements behind them.
-
-    Attributes:
-      pool, pool_seed: rows before curation.
-      held_out, held_out_seed: questions of the evaluation.
-      row_length: ids of one training row; no row of the pool is longer.
-      D, L, K, G, H, F, rope_theta: shape of the model, about 0.19M parameters. Two layers could do; the third learns
-        the checks in fewer steps.
-      batch, steps, learning_rate, warmup_steps, b2, weight_decay: AdamW with cosine to zero and clip 1. First
-        passes are learned in 300 steps, the third and fourth check in 1000.
-      norm: loss over tokens, not over sequences: the mean per sequence gives the rare long traces too little weight.
-      budgets: thinking tokens; 1 is the newline after the header, so nothing is looked at; 10 is above the longest
-        natural trace of 9.
-      n_ignore: the longest word is wholly checked at four.
-      votes, temperature: samples of the majority vote.
-    """
-
-    pool: int = 10_000
-    pool_seed: int = 1
-    held_out: int = 1_000
-    held_out_seed: int = 2
-    row_length: int = 66
-    D: int = 64
-    L: int = 3
-    K: int = 2
-    G: int = 2
-    H: int = 16
-    F: int = 192
-    rope_theta: float = 1e4
-    batch: int = 32
-    steps: int = 1_200
-    learning_rate: float = 3e-3
-    warmup_steps: int = 100
-    b2: float = 0.98
-    weight_decay: float = 0.0
-    norm: Literal["token", "sequence"] = "token"
-    budgets: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10)
-    n_ignore: tuple[int, ...] = (0, 1, 2, 4)
-    votes: tuple[int, ...] = (2, 4, 8)
-    temperature: float = 0.8
-
-
-WORDS, TEACHER, JUNK, RECIPE = Words(), Teacher(), Junk(), Recipe()
+CHECKED = "checked"
 
 
 def ask(word: str) -> str:
@@ -146,7 +42,7 @@ def is_held_out(text: str) -> bool:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:4], "big") % 10 == 0
 
 
-def questions(seed: int, count: int, *, held_out: bool = False, words: Words = WORDS) -> list[Question]:
+def questions(seed: int, count: int, *, held_out: bool = False, words: Words = RECIPE.words) -> list[Question]:
     """`count` different questions of one side of the split; a function of the arguments alone.
 
     Two seeds may give the same question; the two sides never do. `answer` is the true count, `domain` the length.
@@ -157,8 +53,20 @@ def questions(seed: int, count: int, *, held_out: bool = False, words: Words = W
         word = _draw_word(rng, words)
         text = ask(word)
         if text not in found and is_held_out(text) == held_out:
-            found[text] = _question(text, word, "words")
+            found[text] = question_about(word)
     return list(found.values())
+
+
+def question_about(word: str) -> Question:
+    """The question about a word, with the true count and, as its domain, the length of the word."""
+    text = ask(word)
+    return Question(
+        id=question_id(text),
+        text=text,
+        answer=str(word.count(TARGET)),
+        source="quickstart/words",
+        domain=f"{len(word)} letters",
+    )
 
 
 def glance(word: str) -> list[int]:
@@ -170,7 +78,7 @@ def glance(word: str) -> list[int]:
     return estimates
 
 
-def think(word: str, waits: int, teacher: Teacher = TEACHER) -> tuple[str, int]:
+def think(word: str, waits: int, teacher: Teacher = RECIPE.teacher) -> tuple[str, int]:
     """The trace with so many checks, and the count it ends on."""
     pairs = _pairs(word)
     ends = [min(2 * number, len(word)) for number in range(1, len(pairs) + 1)]
@@ -182,11 +90,11 @@ def think(word: str, waits: int, teacher: Teacher = TEACHER) -> tuple[str, int]:
         for number in range(wait * teacher.pairs, min((wait + 1) * teacher.pairs, len(pairs))):
             estimate += pairs[number] == 2 * TARGET
             steps.append(f"{ends[number]}:{estimate}")
-        lines.append(" ".join(["Wait", *(steps or [f"{len(word)}:{estimate}"])]))
+        lines.append(" ".join(["Wait", *(steps or [CHECKED])]))
     return "\n".join(lines), estimate
 
 
-def trace(question: Question, rng: random.Random, teacher: Teacher = TEACHER) -> tuple[str, str, bool]:
+def trace(question: Question, rng: random.Random, teacher: Teacher = RECIPE.teacher) -> tuple[str, str, bool]:
     """The teacher's (thinking, answer, whether the answer is right) for a question of `questions`."""
     word = word_of(question.text)
     if rng.random() < teacher.hasty:
@@ -198,7 +106,7 @@ def trace(question: Question, rng: random.Random, teacher: Teacher = TEACHER) ->
     return thinking, f"Final Answer: {count}", str(count) == question.answer
 
 
-def pool(seed: int, count: int, held_out: Sequence[Question], junk: Junk = JUNK) -> list[dict[str, Any]]:
+def pool(seed: int, count: int, held_out: Sequence[Question], junk: Junk = RECIPE.junk) -> list[dict[str, Any]]:
     """Raw rows for curation, shuffled: `id, question, thinking, answer, gold, domain, source, correct`.
 
     `source` names the kind: `quickstart/words`, or `quickstart/` and a field of `Junk`. `count` is their sum; each kind
@@ -225,16 +133,20 @@ def solver(batch: Sequence[Question]) -> list[Mapping[str, float]]:
     return [{"one look": float(len(word_of(question.text)) <= 3)} for question in batch]
 
 
-def corpus(seed: int, count: int) -> Iterator[str]:
-    """Texts to train the tokenizer on: questions, then the longest traces and the answers about them."""
+def corpus(seed: int, count: int, words: Words = RECIPE.words) -> Iterator[str]:
+    """Texts to train the tokenizer on: each word of the task once, then rows without their special tokens.
+
+    A rare step such as `12:6` may be in no trace of a small pool; listed, it becomes one id all the same.
+    """
+    places = range(1, words.longest + 1)
+    yield " ".join(f"{place}{letter}" for place in places for letter in sorted(TARGET + OTHERS))
+    yield " ".join(f"{place}:{count}" for place in places for count in range(words.most + 1))
+    yield "\n".join(f"{place}:{count}" for place in (1, 2) for count in (0, 1))  # no space before the first of a trace
+    yield " ".join(str(count) for count in range(words.most + 1))
     rng = random.Random(f"corpus {seed}")
-    for question in questions(seed, count):
-        word = word_of(question.text)
-        thinking, _, _ = trace(question, rng)
-        yield f"user\n{question.text}"
-        yield f"assistant\nthink\n{thinking}\n"
-        yield f"think\n{think(word, TEACHER.most_waits)[0]}\n"
-        yield f"answer\nFinal Answer: {question.answer}"
+    for question in questions(seed, count, words=words):
+        thinking, answer, _ = trace(question, rng)
+        yield f"user\n{question.text}\nassistant\nthink\n{thinking}\nWait {CHECKED}\nanswer\n{answer}\n"
 
 
 def _pairs(word: str) -> list[str]:
@@ -269,16 +181,6 @@ def _waits(word: str, rng: random.Random, teacher: Teacher) -> int:
     return waits
 
 
-def _question(text: str, word: str, kind: str) -> Question:
-    return Question(
-        id=question_id(text),
-        text=text,
-        answer=str(word.count(TARGET)),
-        source=f"{SOURCE}/{kind}",
-        domain=f"{len(word)} letters",
-    )
-
-
 def _row(question: Question, rng: random.Random, kind: str = "words") -> dict[str, Any]:
     thinking, answer, correct = trace(question, rng)
     return {
@@ -288,7 +190,7 @@ def _row(question: Question, rng: random.Random, kind: str = "words") -> dict[st
         "answer": answer,
         "gold": question.answer,
         "domain": question.domain,
-        "source": f"{SOURCE}/{kind}",
+        "source": f"quickstart/{kind}",
         "correct": correct,
     }
 
@@ -309,5 +211,5 @@ def _malformed(question: Question, number: int, rng: random.Random) -> dict[str,
 def _easy(count: int, rng: random.Random) -> list[Question]:
     letters = TARGET + OTHERS
     words = [a + b + c for a in letters for b in letters for c in ("", *letters)]
-    texts = [(ask(word), word) for word in words if not is_held_out(ask(word))]
-    return [_question(text, word, "too_easy") for text, word in rng.sample(texts, count)]
+    asked = [question for question in map(question_about, words) if not is_held_out(question.text)]
+    return rng.sample(asked, count)
