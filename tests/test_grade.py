@@ -264,3 +264,17 @@ def test_equal_answers_share_a_vote():
     assert {grade.vote_key(text, "aime") for text in ("025", "25", "m+n=25")} == {"25"}
     assert grade.vote_key("x + 1", "math") == grade.vote_key("x+1", "math") != grade.vote_key("x+2", "math")
     assert grade.vote_key("B", "letter") == "B"
+
+
+def test_real_traces_of_math_problems(shared, grader):
+    """811 traces with the verdict of another grader, which calls 109 right answers wrong (spaces, `\\dfrac`, units).
+
+    Five that it accepts are refused here: three golds are damaged (infinity is `\\iny`), two equations are others.
+    """
+    traces = [row for path in sorted((shared / "traces").glob("*.jsonl")) for row in rows(path)]
+    verdicts = grader.map([(row["model_response"], str(row["ground_truth"]), "math") for row in traces])
+    pairs = list(zip(traces, verdicts, strict=True))
+    refused = [row["ground_truth"] for row, verdict in pairs if row["is_correct"] and not verdict.correct]
+    assert len(refused) == 5 and sum("\\iny" in gold for gold in refused) == 3
+    assert sum(verdict.correct and not row["is_correct"] for row, verdict in pairs) == 109
+    assert sum(verdict.no_answer for verdict in verdicts) == 5
