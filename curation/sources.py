@@ -212,6 +212,22 @@ def _final_answer(solution: str) -> str | None:
     return boxed(solution) or (alone if alone and len(alone.split()) == 1 and len(alone) <= 40 else None)
 
 
+def _transcripts(row: Row, file: str) -> Candidate | str:
+    """Generated chats in s1's format (problem, ground_truth, model_response, is_correct).
+
+    Where the chat breaks off within thinking, the answer is made from the last box of the thinking.
+    """
+    _, opened, rest = row["model_response"].partition("<|im_start|>think\n")
+    thinking, _, answer = rest.partition("<|im_start|>answer")
+    final = boxed(thinking)
+    answer = answer.removesuffix("<|im_end|>").strip() or (f"Final Answer: \\boxed{{{final}}}" if final else "")
+    if not opened or not answer:
+        return "no thinking with an answer"
+    text = row["problem"]
+    question = Question(question_id(text), text, answer=str(row["ground_truth"]), source="traces")
+    return Candidate(question, thinking=thinking.strip(), answer=answer, correct=row["is_correct"])
+
+
 def _verdicts(row: Row) -> dict[str, float]:
     """`verdicts` (solver -> share of right attempts), and upstream's columns `isqwen7bcorrect`, `isqwen32bcorrect`."""
     named = {name: row[f"is{name}correct"] for name in ("qwen7b", "qwen32b") if row.get(f"is{name}correct") is not None}
@@ -230,5 +246,7 @@ LOADERS: dict[str, Loader] = {
     "scieval": Loader(("pool/scieval_valid.jsonl",), _scieval),
     "livecodebench": Loader(("pool/livecodebench_v5_prompts.jsonl",), _livecodebench),
     "s1k": Loader(("s1k/s1k_1000.jsonl",), _rows_of_ours),
+    "s1k_traces": Loader(("s1k/s1k_full_rows.jsonl",), _rows_of_ours),
+    "transcripts": Loader(("traces/qwen25_3b_budget_forcing_wait.jsonl",), _transcripts),
     "rows": Loader((), _rows_of_ours),
 }

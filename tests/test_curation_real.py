@@ -169,10 +169,19 @@ NAMES = {
     "scieval": r"OpenDFM/SciEval/(chemistry|biology|physics)/[a-z-]+/[A-Za-z ]+",
     "livecodebench": r"LiveCodeBench/release_v5",
     "s1k": r".+",
+    "s1k_traces": r".+",
+    "transcripts": r"traces",
 }
 
 
-COUNTS = {"math": (5000, 0), "theoremqa": (747, 53), "jeebench": (515, 0), "aime": (1908, 0), "s1k": (912, 88)}
+COUNTS = {
+    "math": (5000, 0),
+    "theoremqa": (747, 53),
+    "jeebench": (515, 0),
+    "aime": (1908, 0),
+    "s1k": (912, 88),
+    "transcripts": (642, 0),
+}
 
 
 @pytest.mark.parametrize("kind", sorted(NAMES))
@@ -184,9 +193,35 @@ def test_every_source_reads_under_the_names_of_s1(kind):
         assert row.question.text.strip() and row.origin == kind
     if kind in COUNTS:
         assert (len(selection.kept), len(selection.dropped)) == COUNTS[kind]
-    if kind not in ("livecodebench", "s1k"):
+    if kind not in ("livecodebench", "s1k", "s1k_traces"):
         with_gold = sum(row.question.answer is not None for row in selection.kept)
         assert with_gold >= 0.99 * len(selection.kept)
+
+
+def closed_boxes(text: str) -> list[str]:
+    """Contents of all boxes whose braces close, found by counting braces from each beginning."""
+    found = []
+    for start in (match.end() for match in re.finditer(r"\\boxed\{", text)):
+        depth = 1
+        for end in range(start, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[end], 0) if text[end - 1] != "\\" else 0
+            if depth == 0:
+                found.append(text[start:end])
+                break
+    return found
+
+
+def test_transcripts_give_thinking_and_answer(shared):
+    """A chat that breaks off within thinking is answered by a box of it, mostly the last; the verdict is the file's."""
+    rows = {row["problem"]: row for row in read_jsonl(shared / "traces" / "qwen25_3b_budget_forcing_wait.jsonl")}
+    selection = load(SourceConfig(kind="transcripts"))
+    assert {drop.reason for drop in selection.dropped} == {"no thinking with an answer"}
+    for candidate in selection.kept:
+        row = rows[candidate.question.text]
+        assert candidate.thinking and candidate.thinking in row["model_response"]
+        assert candidate.correct is row["is_correct"]
+        if "<|im_start|>answer" not in row["model_response"]:
+            assert candidate.answer.removeprefix("Final Answer: \\boxed{")[:-1] in closed_boxes(candidate.thinking)
 
 
 def test_real_traces_are_found_by_their_question(shared, tools):
