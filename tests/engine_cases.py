@@ -13,28 +13,31 @@ from oracle_budget import OracleResult, OracleRow, simulate
 from s1jax.generate import sampling
 from s1jax.generate.admission import admit
 from s1jax.generate.budget import BudgetForcing, build
-from s1jax.generate.control import ControlConfig, header_ids
+from s1jax.generate.control import ControlConfig, RepetitionDetection, header_ids
 from s1jax.generate.engine import Engine
 from s1jax.generate.engine_config import EngineConfig
 from s1jax.generate.requests import Request
 from s1jax.generate.sampling import SamplingConfig
 from s1jax.models import layers
-from s1jax.models.decoder import Decoder, DecoderConfig, forward, logits
+from s1jax.models.decoder import Decoder, DecoderConfig, abstract, forward, logits, named
 from s1jax.records import Completion
 from s1jax.tokens import Tokenizer
 
 MAX_LENGTH = 96
+SEED = 3
 CLASSES = ((3, 24), (2, 48), (2, 96))
 CONFIG = DecoderConfig("qwen2", D=32, K=2, G=2, H=8, F=48, V=264, L=2, max_position=128, tied=True, qkv_bias=True)
 FREE = ControlConfig(kind="free")
-# Delimiters of one id and of several, so that half of one is drawn now and then and must be taken back.
+# Delimiters of one id and of several, made of the letters that the model prefers: half of one is often drawn.
+LETTERS = "abcd"
 S1 = ControlConfig(
     thinking_start="<|im_start|>t",
-    thinking_end=("<|im_start|>", "e", "\x0b\x0c"),
-    answer_start="<|im_start|>a",
-    forced_end="<|im_start|>a:",
+    thinking_end=("<|im_start|>", "ab", "bcda", "dd"),
+    answer_start="<|im_start|>x",
+    forced_end="<|im_start|>x:",
+    thinking_n_ignore_str="Wait",
 )
-CONTROLS = (FREE, S1)
+CONTROLS = (FREE, S1, dataclasses.replace(S1, repetition_detection=RepetitionDetection(3, 3)))
 
 
 @functools.cache
@@ -50,8 +53,22 @@ def tokenizer() -> Tokenizer:
 
 @functools.cache
 def model() -> Decoder:
-    """Random weights, scaled so that the most likely id changes from position to position."""
-    return jax.tree.map(lambda x: x * 2.0, Decoder(CONFIG, jax.random.key(3)))
+    """Random weights, scaled so that the likely ids change from position to position, some letters among them."""
+    ids = np.array([*tokenizer().encode(LETTERS), *tokenizer().encode_markup("<|im_start|><|im_end|>")])
+    scale_V = np.full(CONFIG.V, 2.0, np.float32)
+    scale_V[ids] = [5.0] * len(LETTERS) + [3.0, 2.5]
+    noise = np.random.default_rng(SEED)
+    fan_in = {"embed": CONFIG.D, "blocks.o": 2 * CONFIG.L * CONFIG.D, "blocks.down": 2 * CONFIG.L * CONFIG.F}
+
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if "norm" in name or "bias" in name:
+            return np.full(shape, 2.0 * ("norm" in name), np.float32)
+        values = noise.standard_normal(shape, np.float32) / np.sqrt(fan_in.get(name, CONFIG.D))
+        return values * (scale_V[:, None] if name == "embed" else 2)
+
+    empty = abstract(CONFIG)
+    leaves = [draw(name, shape.shape) for name, shape in named(empty).items()]
+    return jax.tree.unflatten(jax.tree.structure(empty), leaves)
 
 
 @functools.cache
@@ -93,12 +110,14 @@ def next_logits(ids: Sequence[int]) -> np.ndarray:
     return np.asarray(_all_logits(model(), tokens_BT)[0, len(ids) - 1])
 
 
-def plain_draw(logits_V: np.ndarray, forbidden: Sequence[int], config: SamplingConfig, key, position: int) -> int:
-    """One draw in plain NumPy: sort, cut, and the largest of logits plus Gumbel noise."""
+def plain_scores(
+    logits_V: np.ndarray, forbidden: Sequence[int], config: SamplingConfig, key: np.ndarray, position: int
+) -> np.ndarray:
+    """What the drawn id has most of, in plain NumPy: logits, sorted and cut, plus Gumbel noise."""
     scaled_V = logits_V.astype(np.float32).copy()
     scaled_V[list(forbidden)] = -np.inf
     if config.temperature == 0:
-        return int(scaled_V.argmax())
+        return scaled_V
     scaled_V = scaled_V / np.float32(config.temperature)
     order_V = np.argsort(-scaled_V, kind="stable")
     if config.top_k:
@@ -109,7 +128,17 @@ def plain_draw(logits_V: np.ndarray, forbidden: Sequence[int], config: SamplingC
         scaled_V[order_V[before_V >= config.top_p * weight_V.sum()]] = -np.inf
     scaled_V[weight_V < config.min_p] = -np.inf
     folded = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(key)), position)
-    return int(np.argmax(scaled_V + np.asarray(jax.random.gumbel(folded, scaled_V.shape, jnp.float32))))
+    return scaled_V + np.asarray(jax.random.gumbel(folded, scaled_V.shape, jnp.float32))
+
+
+def near_tie(request: Request, kept: Sequence[int]) -> float:
+    """How much more the drawn id has than the next, after `kept`."""
+    key = sampling.row_key(request.seed, request.id, request.sample)
+    ids = (*request.prompt_ids, *kept)
+    scores_V = np.sort(
+        plain_scores(next_logits(ids), range(tokenizer().size, CONFIG.V), request.sampling, key, len(ids))
+    )
+    return float(scores_V[-1] - scores_V[-2])
 
 
 def plain(request: Request) -> OracleResult:
@@ -119,7 +148,7 @@ def plain(request: Request) -> OracleResult:
 
     def draw(kept: tuple[int, ...], forbidden: frozenset[int]) -> int:
         ids = (*request.prompt_ids, *kept)
-        return plain_draw(next_logits(ids), [*forbidden, *absent], request.sampling, key, len(ids))
+        return int(plain_scores(next_logits(ids), [*forbidden, *absent], request.sampling, key, len(ids)).argmax())
 
     return simulate(_oracle_row(request), draw)
 

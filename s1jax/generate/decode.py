@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from s1jax.axes import constrain
 from s1jax.generate import sampling
 from s1jax.generate.automaton import DONE, PAUSE, RUN, Control
+from s1jax.generate.matching import Array
 from s1jax.generate.state import EngineState, Report, Row, Shape
 from s1jax.models import cache as kv
 from s1jax.models.decoder import Model, forward, logits
@@ -67,7 +68,9 @@ def decode_window(model: Model, control: Control, state: EngineState, *, shape: 
         state, low_B, n_steps = carry
         active_B = is_active(state.row, shape)
         state = step(model, control, state, active_B, jnp.dtype(shape.dtype))
-        return state, jnp.minimum(low_B, state.row.length_B), n_steps + jnp.sum(active_B)
+        # An id that was put where others were taken back lies one below the length after the step.
+        low_B = jnp.where(active_B, jnp.minimum(low_B, state.row.length_B - 1), low_B)
+        return state, low_B, n_steps + jnp.sum(active_B)
 
     carry: Carry = (state, state.row.length_B, jnp.int32(0))
     any_active = jnp.any(is_active(state.row, shape))
@@ -101,7 +104,7 @@ def step(model: Model, control: Control, state: EngineState, active_B: jax.Array
     logprob_B = jnp.where(what.rewind_B > 0, jnp.nan, _logprob(logits_BV, what.token_B, wanted_B))
     at_B = jnp.where(keep_B, length_B, row.tokens_BS.shape[1])  # beyond the end: dropped
 
-    def put(old_BS: jax.Array, new_B: jax.Array) -> jax.Array:
+    def put(old_BS: jax.Array, new_B: Array) -> jax.Array:
         return old_BS.at[jnp.arange(len(at_B)), at_B].set(new_B, mode="drop")
 
     changed = dataclasses.replace(row, length_B=length_B + keep_B, status_B=what.status_B, control=after)
@@ -123,7 +126,7 @@ def _small(row: Row) -> tuple[jax.Array, jax.Array, Any]:
     return row.length_B, row.status_B, row.control
 
 
-def _logprob(logits_BV: jax.Array, token_B: jax.Array, wanted_B: jax.Array) -> jax.Array:
+def _logprob(logits_BV: jax.Array, token_B: Array, wanted_B: jax.Array) -> jax.Array:
     """Log-softmax of the raw logits at `token`, in float32; zero, and no work, where no row wants it."""
 
     def compute() -> jax.Array:
@@ -138,8 +141,16 @@ def _report(row: Row, low_B: jax.Array, n_steps: jax.Array, window: int) -> Repo
         at_BT = low_B[:, None] + jnp.arange(min(window, x_BS.shape[1]))
         return jnp.take_along_axis(x_BS, jnp.minimum(at_BT, x_BS.shape[1] - 1), axis=1)
 
-    parts = [part(x_BS) for x_BS in (row.tokens_BS, row.forced_BS, row.logprob_BS)]
-    report = Report(low_B, *parts, row.length_B, row.status_B, row.control, n_steps)
+    report = Report(
+        low_B=low_B,
+        tokens_BT=part(row.tokens_BS),
+        forced_BT=part(row.forced_BS),
+        logprob_BT=part(row.logprob_BS),
+        length_B=row.length_B,
+        status_B=row.status_B,
+        control=row.control,
+        n_steps=n_steps,
+    )
     return jax.tree.map(lambda x: constrain(x, ""), report)
 
 

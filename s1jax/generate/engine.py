@@ -14,7 +14,7 @@ Rows can be paused (by their control), resumed, forked, snapshot, restored and e
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -24,7 +24,7 @@ from s1jax.generate import requests
 from s1jax.generate.automaton import DONE, PAUSE, RUN, Control
 from s1jax.generate.engine_config import EngineConfig, resolve_classes
 from s1jax.generate.requests import Request, Seat
-from s1jax.generate.seating import Seating
+from s1jax.generate.seating import Seating, Snapshot, Stats
 from s1jax.generate.slots import Buckets, SlotTable
 from s1jax.generate.state import Place, Report, Shape
 from s1jax.generate.weights import prepare
@@ -35,23 +35,6 @@ from s1jax.tokens import Tokenizer
 OnDone = Callable[[int, Completion], None]
 OnPause = Callable[[int], None]
 OnProgress = Callable[[Request, list[int], list[bool]], None]
-
-
-@dataclasses.dataclass
-class Stats:
-    """Counted since the engine was made.
-
-    Attributes:
-      windows: windows dispatched.
-      row_steps: steps that rows ran. slot_steps: steps that slots could have run.
-      queued_row_steps, queued_slot_steps: the same in windows that began while somebody waited for a slot.
-    """
-
-    windows: int = 0
-    row_steps: int = 0
-    slot_steps: int = 0
-    queued_row_steps: int = 0
-    queued_slot_steps: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +89,7 @@ class Engine:
             mesh=mesh,
             notify=notify,
         )
-        self._seating = Seating(self._slots, control)
+        self._seating = Seating(self._slots, control, self.stats)
         self._next_ticket, self._number = 0, 0
         self._to_halt: list[Place] = []
         self._outstanding: _Window | None = None
@@ -119,6 +102,7 @@ class Engine:
     def submit(self, request: Request) -> int:
         """Queue a request; the ticket returned names its row from now on. Raises BadInput for one that cannot run."""
         requests.check(request, self._tokenizer, self.max_length)
+        self._control.rows([request.control])  # refuses what the control was not built for, before any work
         ticket = self._take_ticket()
         self._seating.add(ticket, request)
         return ticket
@@ -162,6 +146,51 @@ class Engine:
         if previous is not None:
             self._collect(previous, on_done, on_pause, on_progress)
         return previous is not None or self._outstanding is not None
+
+    def ids(self, ticket: int) -> list[int]:
+        """Ids of a row so far, prompt included."""
+        return list(self._seating.ids(ticket))
+
+    def resume(self, ticket: int) -> None:
+        """Let a paused row run. Raises ValueError for a row that is not paused, as all that follow."""
+        self._seating.resume(ticket, since=self._number + 1)
+
+    def drop(self, ticket: int) -> None:
+        """End a paused row without a completion."""
+        self._seating.drop(ticket)
+
+    def snapshot(self, ticket: int) -> Snapshot:
+        """A copy of a paused row: its ids, cached positions and control state."""
+        return self._seating.snapshot(ticket)
+
+    def restore(self, snapshot: Snapshot, request: Request | None = None) -> int:
+        """Let a copy run from where it was taken; the ticket of the new row.
+
+        Args:
+          request: with the row's prompt, and another seed, sampling or limits; or with all of the row's ids as its
+            prompt and a fresh control (a probe). None: as it was.
+
+        Raises:
+          ValueError: the request has another prompt. BadInput: it cannot run.
+        """
+        if request is not None:
+            requests.check(request, self._tokenizer, self.max_length)
+        ticket = self._take_ticket()
+        self._seating.restore(ticket, snapshot, request, since=self._number + 1)
+        return ticket
+
+    def fork(self, ticket: int, forks: Sequence[Request]) -> list[int]:
+        """Tickets of copies of a paused row, each under its own request (see `restore`); the row stays paused."""
+        snapshot = self.snapshot(ticket)
+        return [self.restore(snapshot, request) for request in forks]
+
+    def extend(self, ticket: int, ids: Sequence[int]) -> None:
+        """Append ids, marked as forced, to a paused row by one forward pass; the control does not see them."""
+        self._seating.extend(ticket, ids, since=self._number + 1)
+
+    def score(self, row: int | Sequence[int]) -> np.ndarray:
+        """Log-softmax of the raw logits at each id of a row (its ticket) or of given ids: float32, 0 at the first."""
+        return self._slots.score(self.ids(row) if isinstance(row, int) else row)
 
     def _take_ticket(self) -> int:
         self._next_ticket += 1

@@ -82,6 +82,7 @@ class Seat:
       place: where it is.
       since: number of the first window that it is part of.
       ids, forced, logprobs: by position, prompt included.
+      n_added: ids that were appended from outside, of which its control does not know.
       status: as last reported.
     """
 
@@ -92,6 +93,7 @@ class Seat:
     ids: list[int]
     forced: list[bool]
     logprobs: list[float]
+    n_added: int = 0
     status: int = RUN
 
     @property

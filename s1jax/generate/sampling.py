@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from s1jax.config import BadInput
+from s1jax.generate.matching import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,7 @@ def rows(configs: Sequence[SamplingConfig], keys: Sequence[np.ndarray]) -> Draw:
 
 
 def draw(
-    logits_BV: jax.Array, forbidden_BV: jax.Array, params: Draw, position_B: jax.Array, active_B: jax.Array
+    logits_BV: jax.Array, forbidden_BV: Array, params: Draw, position_B: jax.Array, active_B: jax.Array
 ) -> jax.Array:
     """One id a row, int32 `[B]`.
 

@@ -93,7 +93,7 @@ class Report:
     """What the host reads of a window; its own arrays, since the state goes on into the next window at once.
 
     Attributes:
-      low_B: the least length a row had during the window: ids before it did not change, and no more than T were added.
+      low_B: lowest position that can have changed; the row's length at the end is at most T above it.
       tokens_BT, forced_BT, logprob_BT: from position `low` on.
       length_B, status_B: at the window's end.
       control: states at the window's end.
