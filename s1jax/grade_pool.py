@@ -1,7 +1,8 @@
 """math-verify in worker processes under a hard time limit: what hangs is not equal, and its worker is replaced.
 
 math-verify limits itself with SIGALRM, which works in a main thread only and cannot stop a long big-integer operation;
-here its own limits are off and the worker is killed. Workers are spawned, never forked (JAX holds threads).
+here its own limits are off and the worker is killed. The limit is on processor time, so that verdicts do not depend on
+what else the machine does. Workers are spawned, never forked (JAX holds threads).
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from s1jax.grade import LONGEST, Equal, Verdict, grade
 from s1jax.grade_equal import same
 
 _START_SECONDS = 120.0
+_WALL = 20  # times the limit: where a process waits and spends no processor time
 
 
 class Grader:
@@ -26,11 +28,11 @@ class Grader:
 
     Args:
       processes: workers; they start (about a second each) when first needed.
-      seconds: limit for one comparison, counted from the moment that a worker takes it.
+      seconds: processor time of one comparison, in whole seconds (a second more may pass).
       memory_gib: address space of a worker; a comparison that needs more is not equal.
     """
 
-    def __init__(self, processes: int = 1, seconds: float = 5.0, memory_gib: float = 4.0) -> None:
+    def __init__(self, processes: int = 1, seconds: int = 5, memory_gib: float = 4.0) -> None:
         self._limits = (processes, seconds, memory_gib)
         self._workers: list[_Worker] = []
         self._lock = threading.Lock()
@@ -73,10 +75,10 @@ class Grader:
         while waiting or busy:
             while waiting and len(busy) < processes:
                 if not idle:
-                    self._workers.append(_Worker(memory_gib))
+                    self._workers.append(_Worker(seconds, memory_gib))
                     idle.append(self._workers[-1])
                 worker, index = idle.pop(), waiting.pop()
-                worker.send(pairs[index], seconds)
+                worker.send(pairs[index], _WALL * seconds)
                 busy[worker] = index
             for worker, answer in _next_answers(list(busy)):
                 results[busy.pop(worker)] = answer is True
@@ -100,10 +102,10 @@ class Grader:
 
 
 class _Worker:
-    def __init__(self, memory_gib: float) -> None:
+    def __init__(self, seconds: int, memory_gib: float) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, memory_gib), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, seconds, memory_gib), daemon=True)
         self._process.start()
         theirs.close()
         self._deadline = [0.0]
@@ -148,15 +150,12 @@ def _next_answers(workers: list[_Worker]) -> list[tuple[_Worker, bool | None]]:
     return answers
 
 
-def _serve(pipe: Any, memory_gib: float) -> None:
+def _serve(pipe: Any, seconds: int, memory_gib: float) -> None:
     """A worker's life: announce itself, then answer pairs until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the parent
     logging.disable(logging.CRITICAL)
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
-        limit = int(memory_gib * 2**30)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    _limit("RLIMIT_AS", int(memory_gib * 2**30))
+    _limit("RLIMIT_CORE", 0)
     import math_verify  # noqa: F401  (a second of imports, and only here)
 
     pipe.send("ready")
@@ -165,11 +164,20 @@ def _serve(pipe: Any, memory_gib: float) -> None:
             gold, answer = pipe.recv()
         except (EOFError, ConnectionError):
             return
+        _limit("RLIMIT_CPU", int(time.process_time()) + 1 + seconds)
         try:
             verdict = bool(math_equal(gold, answer))
         except Exception:  # whatever sympy or the parser trips over: it is not equal
             verdict = False
         pipe.send(verdict)
+
+
+def _limit(name: str, value: int) -> None:
+    """Lower this process's own limit; the system kills a process that spends more processor time."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # not every system has it
+        import resource
+
+        resource.setrlimit(getattr(resource, name), (value, resource.getrlimit(getattr(resource, name))[1]))
 
 
 def math_equal(gold: str, answer: str) -> bool:

@@ -15,7 +15,7 @@ CASES = ("hendrycks_is_equiv", "nemo_math_equal", "olympiadbench_scoring", "skyt
 
 @pytest.fixture(scope="module")
 def grader():
-    with grade_pool.Grader(processes=2, seconds=3.0) as grader:
+    with grade_pool.Grader(processes=2, seconds=2) as grader:
         yield grader
 
 
