@@ -32,13 +32,14 @@ class ScriptedEngine:
     """Writes what `script(request)` says, (thinking, answer), under the row's budget; one row a round, the last first.
 
     Args:
-      dies_after: rows after which it raises KeyboardInterrupt.
+      dies_after: computed rows after which it raises KeyboardInterrupt.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, script: Callable[[Request], tuple[str, str]], *, dies_after: int = 10**9
     ) -> None:
         self.max_length = 2000
+        self.n_done = self.n_forks = 0
         self.seen: list[Request] = []
         self._queue: list[tuple[int, Request]] = []
         self._tokenizer, self._script, self._dies_after = tokenizer, script, dies_after
@@ -51,15 +52,29 @@ class ScriptedEngine:
     def advance(self, on_done, on_pause=None, on_progress=None) -> bool:
         if not self._queue:
             return False
-        if len(self._queue) == len(self.seen) - self._dies_after:
+        if self.n_done == self._dies_after:
             raise KeyboardInterrupt
         ticket, request = self._queue.pop()
+        n_thought = len(self._tokenizer.encode(self._script(request)[0]))
+        for threshold in request.control.pause_at:
+            if n_thought >= threshold:
+                on_pause(ticket)
         completion = self._complete(request)
         if on_progress is not None:
             for n in range(5, len(completion.token_ids), 5):
                 on_progress(request, list(completion.token_ids[:n]), list(completion.forced[:n]))
         on_done(ticket, completion)
+        self.n_done += 1
         return True
+
+    def fork(self, ticket: int, forks) -> list[int]:
+        """Forks are written after their leader has ended."""
+        tickets = [self.submit(request) for request in forks]
+        self.n_forks += len(tickets)
+        return tickets
+
+    def resume(self, ticket: int) -> None:
+        """A paused row goes on by itself here."""
 
     def _complete(self, request: Request) -> Completion:
         row, (thinking, answer) = request.control, self._script(request)

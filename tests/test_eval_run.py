@@ -111,13 +111,19 @@ def test_counts_of_what_went_wrong(folder, questions, tmp_path):
     assert data["thinking_finish_reasons"] == {"None": 9} and data["label"] == "free"
 
 
-def test_a_minimum_counts_as_a_limit(sweep):
-    sample = records.to_completion(records.read_jsonl(sweep[1] / "budget-32/samples.jsonl")[0], records.Sample)
-    assert summary.is_within(sample, ControlConfig(min_thinking_tokens=33)) is False
-    assert summary.is_within(sample, ControlConfig(min_thinking_tokens=32, thinking_token_budget=32)) is True
-    assert summary.is_within(sample, ControlConfig(thinking_token_budget=31)) is False
-    assert summary.is_within(sample, ControlConfig(thinking_token_budget=-1)) is None
-    assert summary.is_within(sample, ControlConfig(kind="free")) is None
+@pytest.mark.parametrize(
+    "control, expected",
+    [
+        (ControlConfig(min_thinking_tokens=33), False),
+        (ControlConfig(min_thinking_tokens=32, thinking_token_budget=32), True),
+        (ControlConfig(thinking_token_budget=31), False),
+        (ControlConfig(thinking_token_budget=-1), None),
+        (ControlConfig(kind="free"), None),
+        (ControlConfig(thinking=False), None),
+    ],
+)
+def test_limits_are_the_budget_and_the_minimum(control, expected):
+    assert summary.is_within(32, control) is expected
 
 
 def test_an_interrupted_run_goes_on_without_asking_twice(folder, questions, tmp_path):
@@ -182,7 +188,10 @@ def test_samples_of_other_questions_are_refused(folder, questions, tmp_path):
     row = json.loads(lines[0])
     row["prompt_ids"] = row["prompt_ids"][1:]
     file.write_text(json.dumps(row) + "\n" + "".join(lines[1:]))
-    with pytest.raises(BadInput, match="sample 0 of 'q2' answers another prompt"):
+    with pytest.raises(BadInput, match="sample 0 of 'q2' completes another prompt"):
+        evaluation.run(config, session(config, thinker)[0])
+    file.write_text("no row\n" + "".join(lines))
+    with pytest.raises(BadInput, match="samples.jsonl:1 is not JSON"):
         evaluation.run(config, session(config, thinker)[0])
     other = dataclasses.replace(config, control=ControlConfig(thinking_token_budget=9))
     with pytest.raises(BadInput, match="control.thinking_token_budget was None, is 9"):

@@ -15,9 +15,10 @@ from s1jax.generate.sampling import SamplingConfig
 from s1jax.mesh import MeshConfig
 from s1jax.methods import METHODS, prompts, vote
 from s1jax.methods import run as generate
+from s1jax.methods.asks import Ask, plan
 from s1jax.methods.method import Mark, MethodConfig
 from s1jax.methods.run import GenerateRun
-from s1jax.methods.session import Ask, Session, answer_text, build_engines, deal
+from s1jax.methods.session import Session, answer_text, build_engines, deal
 from s1jax.methods.stream import Stream
 from s1jax.tokens import Tokenizer
 
@@ -243,7 +244,7 @@ def test_generate_refuses_a_file_that_answers_other_prompts(folder, tmp_path):
         return GenerateRun(model=folder, prompts=str(path), out=str(tmp_path / "out"))
 
     generate.run(config("1?"), session(config("1?"), answers)[0])
-    with pytest.raises(BadInput, match="completions.jsonl:1: 'a' is now another prompt"):
+    with pytest.raises(BadInput, match="completions.jsonl:1: sample 0 of 'a' completes another prompt"):
         generate.run(config("2?"), session(config("2?"), answers)[0])
     file = tmp_path / "out" / "completions.jsonl"
     file.write_text(file.read_text() * 2)
@@ -305,3 +306,66 @@ def test_thinking_is_dim_and_forced_ids_are_marked(tokenizer, preset):
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "\x1b[2mh" in text and "\x1b[2m an" not in text
     assert ("\x1b[1;33m" in text) == (preset == "s1")
+
+
+def ask(setting="", id="q", sample=0, temperature=0.8, **control):
+    return Ask(setting, id, sample, 0, (1, 2), ControlConfig(**control), SamplingConfig(temperature=temperature))
+
+
+def test_rows_that_share_their_draws_are_computed_once():
+    budgets = [ask(f"b{b}", thinking_token_budget=b) for b in (8, 64, 16)]
+    same, none = ask("again", thinking_token_budget=16), ask("no limit")
+    (tree,) = plan([*budgets, same, none])
+    assert tree.leader == (none,)
+    assert tree.forks == ((budgets[0],), (budgets[2], same), (budgets[1],))
+    apart = [
+        ask(thinking_token_budget=8),
+        ask(thinking_token_budget=16, thinking_n_ignore=1),
+        ask(sample=1, thinking_token_budget=32),
+        ask(id="r"),
+        ask(temperature=0.9),
+        ask(thinking=False),
+        ask(kind="free"),
+        ask(thinking_token_budget=8, algorithm="readme"),
+        ask(thinking_token_budget=16, algorithm="readme"),
+    ]
+    assert [tree.leader for tree in plan(apart)] == [(one,) for one in apart]
+    assert [len(tree.leader) for tree in plan([*apart, *apart])] == [2] * len(apart)
+
+
+def test_more_budgets_than_a_row_can_pause_at_are_several_rows():
+    trees = plan([ask(thinking_token_budget=b) for b in range(20)])
+    assert [tree.leader[0].control.thinking_token_budget for tree in trees] == [19, 10, 1]
+    assert [len(tree.forks) for tree in trees] == [8, 8, 1]
+
+
+def test_a_control_that_pauses_by_itself_is_refused():
+    with pytest.raises(BadInput, match="control.pause_at=.3. is for programs that fork"):
+        plan([ask(thinking_token_budget=8, pause_at=(3,))])
+
+
+def test_a_sweep_forks_where_a_budget_is_spent_and_shares_the_rest(folder):
+    own, engines = session(GenerateRun(model=folder, prompt="x"), lambda _: ("t" * 20, "\nAnswer: 3"))
+    asks = [ask(str(b), thinking_token_budget=b) for b in (0, 10, 30, 40)] + [ask("none")]
+    done = {}
+    own.complete(asks, lambda ask, completion: done.update({ask.setting: completion}))
+    assert [completion.thinking_tokens for completion in map(done.get, ("0", "10", "30", "40", "none"))] == [
+        0,
+        10,
+        20,
+        20,
+        20,
+    ]
+    assert done["30"] is done["40"] is done["none"] and engines[0].n_forks == 2
+    reasons = [done[name].thinking_finish_reason for name in ("0", "10", "30")]
+    assert reasons == ["budget", "budget", "natural"]
+
+
+def test_a_budget_that_is_all_there_is_room_for_is_a_row_of_its_own(folder):
+    own, engines = session(GenerateRun(model=folder, prompt="x"), lambda _: ("t" * 3000, " 3"))
+    admitted = []
+    own.complete([ask("none")], lambda _, completion: admitted.append(completion.thinking_tokens))
+    done = {}
+    asks = [ask("all", thinking_token_budget=admitted[0]), ask("none")]
+    own.complete(asks, lambda ask, completion: done.update({ask.setting: completion.thinking_tokens}))
+    assert done == {"all": admitted[0], "none": admitted[0]} and engines[1].n_forks == 0

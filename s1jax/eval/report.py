@@ -11,7 +11,7 @@ from typing import Any
 from s1jax.config import BadInput, free, open_run, write_json
 from s1jax.eval import page, plot, scaling, summary, terminal
 from s1jax.eval.findings import findings
-from s1jax.eval.run import REPORT, SAMPLES
+from s1jax.eval.summary import REPORT, SAMPLES
 from s1jax.records import Sample, to_completion
 from s1jax.tokens import Tokenizer
 

@@ -10,19 +10,18 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from s1jax import records
 from s1jax.config import BadInput, open_run, write_json
 from s1jax.eval import BENCHMARKS, benchmark, summary, terminal
 from s1jax.eval.benchmark import Benchmark
-from s1jax.eval.summary import Setting
+from s1jax.eval.summary import REPORT, SAMPLES, Score, Setting
 from s1jax.grade import KINDS
 from s1jax.grade_pool import Grader
+from s1jax.methods.asks import Ask
 from s1jax.methods.method import MethodConfig
 from s1jax.methods.progress import Progress
-from s1jax.methods.session import Ask, ModelRun, Session, answer_text, device_name
+from s1jax.methods.session import ModelRun, Session, answer_text, device_name
+from s1jax.methods.stored import stored
 from s1jax.records import Completion, JsonlWriter, Question, Sample
-
-SAMPLES, REPORT = "samples.jsonl", "report.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,26 +152,28 @@ def evaluate(
     by_id = {question.id: question for question in questions}
     by_name = {setting.name: setting for setting in settings}
     asks = [ask for setting in settings for ask in _asks(bench, questions, setting, session, seed, instruction)]
+    scores: dict[str, dict[tuple[str, int], Score]] = {name: {} for name in by_name}
     with contextlib.ExitStack() as stack:
         writers = {name: stack.enter_context(JsonlWriter(out / name / SAMPLES)) for name in by_name}
-        finished = {name: _finished(out / name / SAMPLES) for name in by_name}
-        missing = [ask for ask in asks if not _is_finished(ask, finished[ask.setting], out / ask.setting / SAMPLES)]
+        for name in by_name:
+            prompt_ids = {(ask.id, ask.sample): ask.prompt_ids for ask in asks if ask.setting == name}
+            for sample in stored(out / name / SAMPLES, Sample, prompt_ids):
+                scores[name][sample.id, sample.sample] = summary.score(sample, bench.kind, session.tokenizer.decode)
+        missing = [ask for ask in asks if (ask.id, ask.sample) not in scores[ask.setting]]
         grader = stack.enter_context(Grader())
         progress = stack.enter_context(Progress(len(asks), len(asks) - len(missing), bench.name))
 
         def on_done(ask: Ask, completion: Completion) -> None:
             sample = graded(completion, ask, by_id[ask.id], bench, session, grader)
             writers[ask.setting].write(sample)
-            finished[ask.setting][ask.id, ask.sample] = sample
+            scores[ask.setting][ask.id, ask.sample] = summary.score(sample, bench.kind, session.tokenizer.decode)
             progress.advance(len(completion.token_ids))
 
         session.complete(missing, on_done)
     reports = []
     for name, setting in by_name.items():
-        samples = [finished[name][ask.id, ask.sample] for ask in asks if ask.setting == name]
-        report = summary.summarise(
-            samples, setting, bench.kind, session.tokenizer.decode, **described, seed=seed, seeds=[seed]
-        )
+        in_order = [scores[name][ask.id, ask.sample] for ask in asks if ask.setting == name]
+        report = summary.summarise(in_order, setting, bench.kind, **described, seed=seed, seeds=[seed])
         write_json(out / name / REPORT, report)
         reports.append(report)
     return reports
@@ -188,27 +189,6 @@ def _asks(
         for sample in range(setting.n_samples):
             asks.append(Ask(setting.name, question.id, sample, seed, ids, setting.control, setting.sampling))
     return asks
-
-
-def _finished(path: pathlib.Path) -> dict[tuple[str, int], Sample]:
-    """Samples of a former start. Raises BadInput for one that is there twice."""
-    found = {}
-    for number, row in enumerate(records.read_jsonl(path, allow_empty=True), 1):
-        sample = records.to_completion(row, Sample, f"{path}:{number} ")
-        if (sample.id, sample.sample) in found:
-            raise BadInput(f"{path}:{number}: sample {sample.sample} of {sample.id!r} is there twice; remove one line")
-        found[sample.id, sample.sample] = sample
-    return found
-
-
-def _is_finished(ask: Ask, finished: Mapping[tuple[str, int], Sample], path: pathlib.Path) -> bool:
-    sample = finished.get((ask.id, ask.sample))
-    if sample is not None and sample.prompt_ids != ask.prompt_ids:
-        raise BadInput(
-            f"{path}: sample {ask.sample} of {ask.id!r} answers another prompt ({len(sample.prompt_ids)} ids, now "
-            f"{len(ask.prompt_ids)}); the questions or the tokenizer changed: give another out folder"
-        )
-    return sample is not None
 
 
 def graded(

@@ -15,6 +15,7 @@ from s1jax.methods.method import Mark, MethodConfig
 from s1jax.records import Sample
 
 FORMAT = "s1jax.report/1"
+SAMPLES, REPORT = "samples.jsonl", "report.json"
 DIFFERENCES = (1, 5, 10)
 
 
@@ -58,41 +59,70 @@ class Setting:
         return ", ".join(parts)
 
 
-def is_within(sample: Sample, control: ControlConfig) -> bool | None:
-    """The thinking keeps to the control's limits; None where there are none."""
-    budget = control.thinking_token_budget
-    if not control.is_thinking or (budget in (None, -1) and not control.min_thinking_tokens):
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """What a report needs of one sample; its ids stay on disk.
+
+    Attributes:
+      vote: the spelling under which its answer votes; None without an answer.
+      is_right_upstream: by upstream's rules (`s1jax.eval.compat`).
+      total_tokens: ids of thinking and answer.
+    """
+
+    id: str
+    sample: int
+    correct: bool
+    vote: str | None
+    is_right_upstream: bool
+    thinking_tokens: int
+    total_tokens: int
+    n_ignored: int
+    finish_reason: str
+    thinking_finish_reason: str | None
+
+
+def score(sample: Sample, kind: str, decode: Callable[[Sequence[int]], str]) -> Score:
+    """The score of a graded sample; `decode` gives upstream's rules the whole response, which they read."""
+    return Score(
+        id=sample.id,
+        sample=sample.sample,
+        correct=sample.correct,
+        vote=None if sample.extracted is None else grade.vote_key(sample.extracted, kind),
+        is_right_upstream=compat.grade(decode(_without_stop(sample)), sample.gold or "", kind).correct,
+        thinking_tokens=sample.thinking_tokens,
+        total_tokens=len(sample.token_ids),
+        n_ignored=sample.n_ignored,
+        finish_reason=sample.finish_reason,
+        thinking_finish_reason=sample.thinking_finish_reason,
+    )
+
+
+def is_within(thinking_tokens: int, control: ControlConfig) -> bool | None:
+    """So many ids of thinking keep to the control's limits; None where there are none."""
+    budget = -1 if control.thinking_token_budget is None else control.thinking_token_budget
+    if not control.is_thinking or (budget == -1 and not control.min_thinking_tokens):
         return None
-    is_below = budget in (None, -1) or sample.thinking_tokens <= budget
-    return is_below and sample.thinking_tokens >= control.min_thinking_tokens
+    return (budget == -1 or thinking_tokens <= budget) and thinking_tokens >= control.min_thinking_tokens
 
 
-def summarise(
-    samples: Sequence[Sample],
-    setting: Setting,
-    kind: str,
-    decode: Callable[[Sequence[int]], str],
-    **described: Any,
-) -> dict[str, Any]:
+def summarise(scores: Sequence[Score], setting: Setting, kind: str, **described: Any) -> dict[str, Any]:
     """The content of `report.json` for all samples of one setting.
 
     Args:
-      samples: every question with the same number of samples.
+      scores: every question with the same number of samples.
       kind: how they were graded.
-      decode: ids -> text, for upstream's grader, which reads whole responses.
       described: benchmark, model, seed, ....
     """
-    by_question: dict[str, list[Sample]] = collections.defaultdict(list)
-    for sample in sorted(samples, key=lambda sample: sample.sample):
-        by_question[sample.id].append(sample)
-    rows = [_question(id, of_one, setting, kind) for id, of_one in by_question.items()]
-    method = METHODS[setting.method.kind]
-    correct = [[float(sample.correct) for sample in of_one] for of_one in by_question.values()]
-    accuracy = stats.clustered([[row["accuracy"]] for row in rows] if method.joint else correct)
+    by_question: dict[str, list[Score]] = collections.defaultdict(list)
+    for one in scores:
+        by_question[one.id].append(one)
+    rows = [_question(id, of_one, setting) for id, of_one in by_question.items()]
+    correct = [[float(one.correct) for one in of_one] for of_one in by_question.values()]
+    upstream = stats.clustered([[float(one.is_right_upstream) for one in of_one] for of_one in by_question.values()])
+    is_joint = METHODS[setting.method.kind].joint
+    accuracy = stats.clustered([[row["accuracy"]] for row in rows] if is_joint else correct)
     n = min(map(len, correct))
-    texts = [(decode(_without_stop(sample)), sample.gold or "") for sample in samples]
-    upstream = stats.clustered(_grouped(samples, [compat.grade(text, gold, kind).correct for text, gold in texts]))
-    within = [verdict for sample in samples if (verdict := is_within(sample, setting.control)) is not None]
+    within = [verdict for one in scores if (verdict := is_within(one.thinking_tokens, setting.control)) is not None]
     return {
         "format": FORMAT,
         **described,
@@ -106,18 +136,18 @@ def summarise(
         "accuracy": accuracy.value,
         "interval": {"low": accuracy.low, "high": accuracy.high},
         "accuracy_of_one": stats.clustered(correct).value,
-        "accuracy_by_upstream_rules": {"value": upstream.value, "low": upstream.low, "high": upstream.high},
+        "accuracy_by_upstream_rules": upstream.to_dict(),
         "pass_at_k": {str(k): _mean(stats.pass_at_k(len(c), int(sum(c)), k) for c in correct) for k in powers(n)},
         "majority_at_k": {str(k): _mean(row["majority"][str(k)] for row in rows) for k in powers(n)},
         "mean_thinking_tokens": _mean(row["thinking_tokens"] for row in rows),
         "mean_total_tokens": _mean(row["total_tokens"] for row in rows),
         "within_budget": _mean(within) if within else None,
-        "rows": len(samples),
-        "no_answer": sum(sample.no_answer for sample in samples),
-        "truncated": sum(sample.finish_reason == "length" for sample in samples),
-        "finish_reasons": dict(collections.Counter(sample.finish_reason for sample in samples)),
-        "thinking_finish_reasons": dict(collections.Counter(str(sample.thinking_finish_reason) for sample in samples)),
-        "ends_ignored": sum(sample.n_ignored for sample in samples),
+        "rows": len(scores),
+        "no_answer": sum(one.vote is None for one in scores),
+        "truncated": sum(one.finish_reason == "length" for one in scores),
+        "finish_reasons": dict(collections.Counter(one.finish_reason for one in scores)),
+        "thinking_finish_reasons": dict(collections.Counter(str(one.thinking_finish_reason) for one in scores)),
+        "ends_ignored": sum(one.n_ignored for one in scores),
         "samples_to_show": [_plan(correct, points) for points in DIFFERENCES],
         "per_question": rows,
     }
@@ -128,32 +158,17 @@ def powers(n: int) -> list[int]:
     return sorted({*(2**i for i in range(n.bit_length())), n})
 
 
-def _question(id: str, samples: Sequence[Sample], setting: Setting, kind: str) -> dict[str, Any]:
-    marks = [
-        Mark(
-            None if sample.extracted is None else grade.vote_key(sample.extracted, kind),
-            sample.correct,
-            sample.thinking_tokens,
-            len(sample.token_ids),
-        )
-        for sample in samples
-    ]
+def _question(id: str, scores: Sequence[Score], setting: Setting) -> dict[str, Any]:
+    marks = [Mark(one.vote, one.correct, one.thinking_tokens, one.total_tokens) for one in scores]
     outcome = METHODS[setting.method.kind].outcome(marks)
     votes, correct = [mark.vote for mark in marks], [float(mark.correct) for mark in marks]
-    within = [is_within(sample, setting.control) for sample in samples]
+    within = [is_within(one.thinking_tokens, setting.control) for one in scores]
     return {
         "id": id,
         **dataclasses.asdict(outcome),
         "within": None if within[0] is None else _mean(within),
         "majority": {str(k): stats.majority_at_k(votes, correct, k) for k in powers(len(marks))},
     }
-
-
-def _grouped(samples: Sequence[Sample], values: Sequence[bool]) -> list[list[float]]:
-    groups: dict[str, list[float]] = collections.defaultdict(list)
-    for sample, value in zip(samples, values, strict=True):
-        groups[sample.id].append(float(value))
-    return list(groups.values())
 
 
 def _without_stop(sample: Sample) -> Sequence[int]:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from s1jax import grade, records
 from s1jax.config import BadInput, open_run
 from s1jax.methods import METHODS, vote
+from s1jax.methods.asks import Ask
 from s1jax.methods.progress import Progress
 from s1jax.methods.prompts import override, prompt_of, read_prompts
-from s1jax.methods.session import Ask, ModelRun, Session, answer_text, device_name
+from s1jax.methods.session import ModelRun, Session, answer_text, device_name
+from s1jax.methods.stored import stored
 from s1jax.methods.stream import Stream
 from s1jax.records import Completion, JsonlWriter, Prompt
 
@@ -50,24 +52,32 @@ def run(config: GenerateRun, session: Session | None = None) -> pathlib.Path:
     out = open_run(config, device=device_name())
     session = session or Session(config)
     asks = [ask for prompt in prompts for ask in _asks(prompt, config, session, n)]
+    tally = Tally(session, config.answers) if METHODS[config.method.kind].joint else None
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(JsonlWriter(out / COMPLETIONS))
-        done = _finished(out / COMPLETIONS, asks)
-        missing = [ask for ask in asks if (ask.id, ask.sample) not in done]
+        by_key = {(ask.id, ask.sample): ask for ask in asks}
+        prompt_ids = {key: ask.prompt_ids for key, ask in by_key.items()}
+        done = set()
+        for completion in stored(out / COMPLETIONS, Completion, prompt_ids):
+            done.add((completion.id, completion.sample))
+            if tally is not None:
+                tally.add(by_key[completion.id, completion.sample], completion)
+        missing = [ask for key, ask in by_key.items() if key not in done]
         stream = Stream(session.tokenizer, config.control) if config.prompt is not None and len(asks) == 1 else None
-        progress = None if stream else stack.enter_context(Progress(len(asks), len(asks) - len(missing), "generate"))
+        progress = None if stream else stack.enter_context(Progress(len(asks), len(done), "generate"))
 
         def on_done(ask: Ask, completion: Completion) -> None:
             writer.write(completion)
-            done[ask.id, ask.sample] = completion
+            if tally is not None:
+                tally.add(ask, completion)
             if stream is not None:
                 stream.finish(completion)
             elif progress is not None:
                 progress.advance(len(completion.token_ids))
 
         session.complete(missing, on_done, None if stream is None else stream.show)
-    if METHODS[config.method.kind].joint:
-        _write_votes(out / VOTES, asks, done, session, config.answers)
+    if tally is not None:
+        tally.write(out / VOTES, [prompt.id for prompt in prompts])
     return out
 
 
@@ -82,44 +92,39 @@ def _asks(prompt: Prompt, config: GenerateRun, session: Session, n: int) -> list
     return [Ask("", prompt.id, sample, seed, ids, control, sampling) for sample in range(n)]
 
 
-def _finished(path: pathlib.Path, asks: Sequence[Ask]) -> dict[tuple[str, int], Completion]:
-    """Completions of a former start. Raises BadInput for one that is there twice or answers another prompt."""
-    by_key = {(ask.id, ask.sample): ask for ask in asks}
-    found = {}
-    for number, row in enumerate(records.read_jsonl(path, allow_empty=True), 1):
-        completion = records.to_completion(row, Completion, f"{path}:{number} ")
-        key = (completion.id, completion.sample)
-        if key in found:
-            raise BadInput(f"{path}:{number}: sample {key[1]} of {key[0]!r} is there twice; remove one line")
-        if key in by_key and by_key[key].prompt_ids != completion.prompt_ids:
-            raise BadInput(f"{path}:{number}: {key[0]!r} is now another prompt; give another id or another out folder")
-        found[key] = completion
-    return found
+class Tally:
+    """Votes of all samples of each prompt."""
 
+    def __init__(self, session: Session, kind: str) -> None:
+        self._session, self._kind = session, kind
+        self._votes: dict[str, dict[int, str | None]] = {}
+        self._spent: dict[str, list[int]] = {}
 
-def _write_votes(
-    path: pathlib.Path, asks: Sequence[Ask], done: dict[tuple[str, int], Completion], session: Session, kind: str
-) -> None:
-    """One row a prompt: the answer of most samples (null when tied or absent), all votes, and what they cost."""
-    rows = []
-    for id in dict.fromkeys(ask.id for ask in asks):
-        mine = [ask for ask in asks if ask.id == id]
-        completions = [done[id, ask.sample] for ask in mine]
-        votes = []
-        for ask, completion in zip(mine, completions, strict=True):
-            text = answer_text(completion, session.tokenizer, ask.control, ask.sampling.stop)
-            found = grade.grade(text, "", kind).extracted
-            votes.append(None if found is None else grade.vote_key(found, kind))
-        won = vote.winners(votes)
-        rows.append(
-            {
-                "format": "s1jax.votes/1",
-                "id": id,
-                "answer": won[0] if len(won) == 1 else None,
-                "tied": list(won) if len(won) > 1 else [],
-                "votes": votes,
-                "thinking_tokens": sum(completion.thinking_tokens for completion in completions),
-                "total_tokens": sum(len(completion.token_ids) for completion in completions),
-            }
-        )
-    records.write_jsonl(path, rows)
+    def add(self, ask: Ask, completion: Completion) -> None:
+        """Count one sample."""
+        text = answer_text(completion, self._session.tokenizer, ask.control, ask.sampling.stop)
+        found = grade.grade(text, "", self._kind).extracted
+        vote_of = None if found is None else grade.vote_key(found, self._kind)
+        self._votes.setdefault(ask.id, {})[ask.sample] = vote_of
+        spent = self._spent.setdefault(ask.id, [0, 0])
+        spent[0] += completion.thinking_tokens
+        spent[1] += len(completion.token_ids)
+
+    def write(self, path: pathlib.Path, ids: Sequence[str]) -> None:
+        """One row a prompt: the answer of most samples (null when tied or absent), all votes, and what they cost."""
+        rows = []
+        for id in ids:
+            votes = [self._votes[id][sample] for sample in sorted(self._votes[id])]
+            won = vote.winners(votes)
+            rows.append(
+                {
+                    "format": "s1jax.votes/1",
+                    "id": id,
+                    "answer": won[0] if len(won) == 1 else None,
+                    "tied": list(won) if len(won) > 1 else [],
+                    "votes": votes,
+                    "thinking_tokens": self._spent[id][0],
+                    "total_tokens": self._spent[id][1],
+                }
+            )
+        records.write_jsonl(path, rows)

@@ -8,7 +8,7 @@ import hashlib
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from s1jax.config import BadInput, free
 from s1jax.generate import CONTROLS
@@ -18,7 +18,9 @@ from s1jax.generate.engine import Engine
 from s1jax.generate.engine_config import EngineConfig
 from s1jax.generate.requests import Request
 from s1jax.generate.sampling import SamplingConfig
+from s1jax.generate.sweep import Sweep
 from s1jax.mesh import MeshConfig
+from s1jax.methods.asks import Ask, Tree, plan
 from s1jax.methods.method import MethodConfig
 from s1jax.records import Completion
 from s1jax.tokens import Tokenizer
@@ -54,41 +56,6 @@ class ModelRun:
     mesh: MeshConfig = free(MeshConfig(fsdp=1))
 
 
-class Runs(Protocol):
-    """What is used of an engine; see `s1jax.generate.engine.Engine`."""
-
-    max_length: int
-
-    def submit(self, request: Request) -> int:
-        """Queue a row; its ticket."""
-        ...
-
-    def advance(
-        self, on_done: Callable[[int, Completion], None], on_pause: Any = None, on_progress: Any = None
-    ) -> bool:
-        """One round; False when nothing is left to do."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Ask:
-    """One row to complete: under which setting, for which prompt, which sample.
-
-    Attributes:
-      setting: name of the setting.
-      control: of the row.
-      sampling: of the row.
-    """
-
-    setting: str
-    id: str
-    sample: int
-    seed: int
-    prompt_ids: tuple[int, ...]
-    control: ControlConfig
-    sampling: SamplingConfig
-
-
 class Session:
     """Tokenizer and engines of one run.
 
@@ -96,7 +63,7 @@ class Session:
       tokenizer: of the model.
     """
 
-    def __init__(self, config: ModelRun, make_engines: Callable[..., Sequence[Runs]] | None = None) -> None:
+    def __init__(self, config: ModelRun, make_engines: Callable[..., Sequence[Any]] | None = None) -> None:
         """Read the tokenizer; the model is read when the first row is to be completed.
 
         Args:
@@ -134,33 +101,60 @@ class Session:
         Raises:
           BadInput: a row that cannot run, before any work is done.
         """
-        asks = list(asks)
-        if not asks:
+        trees = plan(asks)
+        if not trees:
             return
-        controls = list(dict.fromkeys(ask.control for ask in asks))
+        controls = list(
+            dict.fromkeys(ask.control for tree in trees for row in (tree.leader, *tree.forks) for ask in row)
+        )
         engines = self._make(self._config, self.tokenizer, controls)
-        tickets: list[dict[int, Ask]] = [{} for _ in engines]
-        rows = [(deal(ask.id, len(engines)), ask) for ask in asks]
-        requests = [self._request(ask, engines[number].max_length) for number, ask in rows]
-        for (number, ask), request in zip(rows, requests, strict=True):
-            tickets[number][engines[number].submit(request)] = ask
-
-        def handler(number: int) -> Callable[[int, Completion], None]:
-            return lambda ticket, completion: on_done(tickets[number].pop(ticket), completion)
-
-        handlers = [handler(number) for number in range(len(engines))]
+        desks = [Desk(engine, self.tokenizer, on_done) for engine in engines]
+        rows = [(desks[deal(tree.leader[0].id, len(desks))], tree) for tree in trees]
+        for (desk, _), requests in zip(rows, [desk.requests(tree) for desk, tree in rows], strict=True):
+            desk.submit(requests)
         # All engines are asked in every round, so that each device has work while the reports of others are read.
-        while any([engine.advance(done, None, on_progress) for engine, done in zip(engines, handlers, strict=True)]):
+        while any([desk.advance(on_progress) for desk in desks]):
             pass
 
-    def _request(self, ask: Ask, max_length: int) -> Request:
+
+class Desk:
+    """Follows the rows of one engine: which asks a finished row serves."""
+
+    def __init__(self, engine: Any, tokenizer: Tokenizer, on_done: Callable[[Ask, Completion], None]) -> None:
+        self._engine, self._tokenizer, self._hand_over = engine, tokenizer, on_done
+        self._sweep = Sweep(engine, self._on_done)
+        self._asks: dict[tuple[Request, int], tuple[Ask, ...]] = {}
+
+    def requests(self, tree: Tree) -> list[tuple[tuple[Ask, ...], Request]]:
+        """What the leader and each fork would be by itself. Raises BadInput for one that cannot run."""
+        return [(asks, self._request(asks[0])) for asks in (tree.leader, *tree.forks)]
+
+    def submit(self, requests: Sequence[tuple[tuple[Ask, ...], Request]]) -> None:
+        """Queue the leader with its forks; a fork whose budget is not below the leader's is a row of its own."""
+        (leaders, leader), *forks = requests
+        below = [(asks, fork) for asks, fork in forks if fork.control.budget < leader.control.budget]
+        for asks, fork in below:
+            self._asks[leader, fork.control.budget] = asks
+        for asks, request in ((leaders, leader), *(fork for fork in forks if fork not in below)):
+            self._asks[request, request.control.budget] = asks
+            self._sweep.submit(request, [fork.control.budget for _, fork in below] if request is leader else [])
+
+    def advance(self, on_progress: Any) -> bool:
+        """One round of the engine; False when nothing is left to do."""
+        return self._engine.advance(self._sweep.done, self._sweep.pause, on_progress)
+
+    def _on_done(self, request: Request, budget: int, completion: Completion) -> None:
+        for ask in self._asks.pop((request, budget)):
+            self._hand_over(ask, completion)
+
+    def _request(self, ask: Ask) -> Request:
         try:
             row = admit(
                 ask.control,
-                self.tokenizer,
+                self._tokenizer,
                 prompt_length=len(ask.prompt_ids),
-                max_length=max_length,
-                max_new_tokens=ask.sampling.max_new_tokens or max_length,
+                max_length=self._engine.max_length,
+                max_new_tokens=ask.sampling.max_new_tokens or self._engine.max_length,
             )
         except BadInput as error:
             raise BadInput(f"prompt {ask.id!r}: {error}") from None
