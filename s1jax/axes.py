@@ -121,9 +121,12 @@ def einsum(equation: str, x: jax.Array, weight: Weight, *, accumulate: jnp.dtype
 
 def take(table: Weight, ids_BT: jax.Array, letters: str) -> jax.Array:
     """Rows of an embedding table `[V, D]`: `[B, T, D]`, placed as `letters`."""
-    placement = _PLACEMENT.get()
     if isinstance(table, Quantized):
-        return table.values[ids_BT].astype(table.scale.dtype) * table.scale[ids_BT]
+        rows = constrain(table.values, "VD")[ids_BT].astype(table.scale.dtype) * table.scale[ids_BT]
+        return constrain(rows, letters)
+    # Whole rows first: rows cut over D would be moved to rows cut over B by copying all of them to every device.
+    table = constrain(table, "VD")
+    placement = _PLACEMENT.get()
     if placement is not None and _is_explicit(placement[0]):
         sharding = NamedSharding(placement[0], spec(letters, placement[1]))
         return table.at[ids_BT].get(out_sharding=sharding)

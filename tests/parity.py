@@ -266,3 +266,12 @@ def _gradients(model: Decoder, tokens_BT: jax.Array, weight_BT: jax.Array) -> De
         return -jnp.sum(picked_BT * weight_BT[:, 1:])
 
     return jax.grad(loss)(model)
+
+
+def rotary_embedding(config: Any) -> Any:
+    """The peer's rotary embedding for a config, without its weights."""
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(
+            type(config)(**{**config.to_dict(), "num_hidden_layers": 1, "layer_types": None})
+        )
+    return type(model.rotary_emb)(config)
