@@ -203,6 +203,7 @@ def test_samples_of_other_questions_are_refused(folder, questions, tmp_path):
     [
         ({"benchmark": "aime26"}, "benchmark='aime26' is neither a file nor one of aime24"),
         ({"grader": "maths"}, "grader='maths' is not known"),
+        ({"benchmark": "gpqa_diamond", "grader": "math"}, "grader='math' would write texts of gpqa_diamond"),
         ({"limit": 0}, "limit=0 leaves no question"),
         ({"budgets": (8, 8)}, "the sweep has budget-8, budget-8"),
         ({"sampling": SamplingConfig(n=4)}, "4 samples at sampling.temperature=0"),

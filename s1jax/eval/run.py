@@ -94,11 +94,13 @@ def run(config: EvalRun, session: Session | None = None) -> pathlib.Path:
 
 
 def find_benchmark(name: str, grader: str | None = None) -> Benchmark:
-    """A benchmark of the registry, or of a file. Raises BadInput for a name that is neither."""
+    """A benchmark of the registry, or of a file. Raises BadInput for a name that is neither, or an unfit grader."""
     if grader is not None and grader not in KINDS:
         raise BadInput(f"grader={grader!r} is not known; use one of {', '.join(KINDS)}")
     if name in BENCHMARKS:
         bench = BENCHMARKS[name]
+        if bench.private and grader not in (None, bench.kind):
+            raise BadInput(f"grader={grader!r} would write texts of {name}, whose authors ask for none; leave it out")
         return dataclasses.replace(bench, kind=grader or bench.kind)
     if not pathlib.Path(name).exists():
         raise BadInput(f"benchmark={name!r} is neither a file nor one of {', '.join(BENCHMARKS)}")
