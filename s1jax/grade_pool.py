@@ -2,24 +2,30 @@
 
 math-verify limits itself with SIGALRM, which works in a main thread only and cannot stop a long big-integer operation;
 here its own limits are off and the worker is killed. The limit is on processor time, so that verdicts do not depend on
-what else the machine does. Workers are spawned, never forked (JAX holds threads).
+what else the machine does. A worker is a fresh interpreter that imports nothing of the program that asks (no JAX, no
+main module), neither forked nor spawned by `multiprocessing`.
 """
 
 import contextlib
 import logging
-import multiprocessing
 import multiprocessing.connection
+import pathlib
 import re
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from typing import Any
 
 from s1jax.grade import LONGEST, Equal, Verdict, grade
 from s1jax.grade_equal import same
 
 _START_SECONDS = 120.0
+_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from s1jax.grade_pool import serve; serve(*sys.argv[2:])"
 _WALL = 20  # times the limit: where a process waits and spends no processor time
 
 
@@ -103,11 +109,18 @@ class Grader:
 
 class _Worker:
     def __init__(self, seconds: int, memory_gib: float) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, seconds, memory_gib), daemon=True)
-        self._process.start()
-        theirs.close()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            folder = str(pathlib.Path(__file__).parent.parent)
+            arguments = (folder, str(theirs.fileno()), str(seconds), str(memory_gib))
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, *arguments],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        self.pipe = Connection(ours.detach())
         self._deadline = [0.0]
         started = False
         with contextlib.suppress(EOFError, ConnectionError):
@@ -126,8 +139,7 @@ class _Worker:
 
     def stop(self) -> None:
         self._process.kill()
-        self._process.join()
-        self._process.close()
+        self._process.wait()
         self.pipe.close()
 
 
@@ -150,11 +162,12 @@ def _next_answers(workers: list[_Worker]) -> list[tuple[_Worker, bool | None]]:
     return answers
 
 
-def _serve(pipe: Any, seconds: int, memory_gib: float) -> None:
-    """A worker's life: announce itself, then answer pairs until the pipe closes."""
+def serve(descriptor: str, seconds: str, memory_gib: str) -> None:
+    """A worker's life: announce itself, then answer (gold, answer) pairs until the connection closes."""
+    pipe = Connection(int(descriptor))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the parent
     logging.disable(logging.CRITICAL)
-    _limit("RLIMIT_AS", int(memory_gib * 2**30))
+    _limit("RLIMIT_AS", int(float(memory_gib) * 2**30))
     _limit("RLIMIT_CORE", 0)
     import math_verify  # noqa: F401  (a second of imports, and only here)
 
@@ -164,7 +177,7 @@ def _serve(pipe: Any, seconds: int, memory_gib: float) -> None:
             gold, answer = pipe.recv()
         except (EOFError, ConnectionError):
             return
-        _limit("RLIMIT_CPU", int(time.process_time()) + 1 + seconds)
+        _limit("RLIMIT_CPU", int(time.process_time()) + 1 + int(seconds))
         try:
             verdict = bool(math_equal(gold, answer))
         except Exception:  # whatever sympy or the parser trips over: it is not equal

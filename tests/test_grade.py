@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 import threading
 
 import hypothesis
@@ -212,6 +214,14 @@ def test_the_pool_works_in_a_thread(grader):
     thread.start()
     thread.join()
     assert found == [grade.Verdict(r"\sqrt{117}", True)]
+
+
+def test_workers_do_not_run_the_program_that_asks(tmp_path):
+    """A script without a main guard, as users write them, runs once."""
+    script = tmp_path / "mine.py"
+    script.write_text("print('here')\nfrom s1jax.grade_pool import Grader\nprint(Grader().equal([('x+1', '1+x')]))\n")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("here\n[True]\n", 0), done.stderr
 
 
 def test_a_worker_that_cannot_start_is_an_error():
