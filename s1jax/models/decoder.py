@@ -115,6 +115,7 @@ def forward(
     *,
     dtype: jnp.dtype | type = jnp.float32,
     remat: Callable[[Callable], Callable] | None = None,
+    unroll: bool = False,
 ) -> tuple[jax.Array, Any]:
     """Hidden states `[B, T, D]` after the final norm, and the new attention state.
 
@@ -125,6 +126,7 @@ def forward(
       state: a pytree with leading L for a stacked model, a sequence of L states for an unstacked one, or None.
       dtype: compute type; parameters are cast where they are used.
       remat: wraps the function of one layer, such as `jax.checkpoint` with a policy.
+      unroll: compile stacked layers one after another: for few small ones, a scan's copies cost more than its program.
     """
     config = model.config
     x_BTD = take(model.embed.get_value(), tokens_BT, "BTD").astype(dtype)
@@ -135,7 +137,7 @@ def forward(
 
     layer = layer if remat is None else remat(layer)
     if isinstance(model.blocks, Block):
-        x_BTD, state = jax.lax.scan(layer, x_BTD, (model.blocks, state))
+        x_BTD, state = jax.lax.scan(layer, x_BTD, (model.blocks, state), unroll=unroll)
     else:
         states = []
         for block, inner in zip(model.blocks, state or [None] * config.L, strict=True):

@@ -1,5 +1,6 @@
 """The train step: one pure function, jitted with explicit shardings and a donated state."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -81,11 +82,15 @@ REMAT: dict[str, Callable[[Callable], Callable] | None] = {
 }
 
 
+UNROLLED = 8  # layers; a scan over fewer copies more than it saves
+
+
 def loss_of(model: Decoder, batch: Batch, recipe: Recipe) -> jax.Array:
     """The weighted loss of rows `[B, T]`."""
     attend = attention.segmented(batch.segments, batch.positions)
     dtype, remat = jnp.dtype(recipe.dtype), REMAT[recipe.remat]
-    x_BTD, _ = forward(model, batch.tokens, batch.positions, attend, dtype=dtype, remat=remat)
+    is_small = model.config.L <= UNROLLED and remat is None
+    x_BTD, _ = forward(model, batch.tokens, batch.positions, attend, dtype=dtype, remat=remat, unroll=is_small)
     return weighted_loss(model, x_BTD, batch.targets, batch.weights, chunk=recipe.loss.chunk)
 
 
@@ -108,6 +113,11 @@ def train_step(state: TrainState, batch: Batch, recipe: Recipe) -> tuple[TrainSt
     model, moments = optimizer.update(recipe.optimizer, recipe.steps, grads, state.optimizer, state.model)
     rate = optimizer.learning_rate(recipe.optimizer, recipe.steps, state.step)
     return TrainState(state.step + 1, model, moments), Metrics(loss, optax.tree.norm(grads), rate)
+
+
+def placed(mesh: Mesh) -> contextlib.AbstractContextManager[None]:
+    """Activations placed by the rules; on one device there is nothing to place."""
+    return axes.placed(mesh, placement.ACTIVATION) if mesh.size > 1 else contextlib.nullcontext()
 
 
 def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
@@ -138,7 +148,7 @@ def make_step(recipe: Recipe, mesh: Mesh, shardings: TrainState) -> Callable[[Tr
     rows = batch_sharding(mesh)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        with axes.placed(mesh, placement.ACTIVATION):
+        with placed(mesh):
             return train_step(state, batch, recipe)
 
     return jax.jit(
@@ -153,7 +163,7 @@ def make_eval(recipe: Recipe, mesh: Mesh, shardings: TrainState) -> Callable[[De
     """The jitted loss of a batch `[A, B, T]`, without an update."""
 
     def loss(model: Decoder, batch: Batch) -> jax.Array:
-        with axes.placed(mesh, placement.ACTIVATION):
+        with placed(mesh):
             return jnp.sum(jax.lax.map(lambda rows: loss_of(model, rows, recipe), batch))
 
     return jax.jit(loss, in_shardings=(shardings.model, batch_sharding(mesh)), out_shardings=NamedSharding(mesh, P()))
