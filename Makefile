@@ -4,10 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test check lint types lock clean
+SHARED := $(or $(S1JAX_SHARED),$(abspath ../shared))
+REAL := runs/real_input
+
+.PHONY: quickstart real-input test check lint types lock clean
 
 quickstart: $(VENV)/runtime
 	$(BIN)/python -m s1jax quickstart
+
+# The same road on real input: tokenizer, traces and benchmarks are found in SHARED; compared with transformers at the end.
+real-input: $(VENV)/dev
+	S1JAX_SHARED=$(SHARED) $(BIN)/python -m s1jax curate configs/real_input/curate.yaml out=$(REAL)/curate
+	$(BIN)/python -m s1jax train configs/real_input/train.yaml out=$(REAL)/train tokenizer=$(SHARED)/data/tokenizer/qwen2.5
+	S1JAX_SHARED=$(SHARED) $(BIN)/python -m s1jax eval configs/real_input/eval_aime24.yaml out=$(REAL)/aime24
+	S1JAX_SHARED=$(SHARED) $(BIN)/python -m s1jax eval configs/real_input/eval_math500.yaml out=$(REAL)/math500
+	$(BIN)/python -m s1jax report reports=[$(REAL)/aime24] out=$(REAL)/report_aime24
+	$(BIN)/python -m s1jax report reports=[$(REAL)/math500] out=$(REAL)/report_math500
+	$(BIN)/python tools/compare_hf.py $(REAL)/train/hf
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile

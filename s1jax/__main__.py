@@ -18,12 +18,13 @@ from s1jax.config import BadInput
 
 @dataclasses.dataclass(frozen=True)
 class Verb:
-    """One command: where its config class and its `run(config)` live, what it does, and an example."""
+    """One command: where its config class and its `run(config)` live, what it does, an example, and its platform."""
 
     module: str
     config: str
     summary: str
     example: str
+    platform: str | None = None
 
 
 VERBS: dict[str, Verb] = {
@@ -32,6 +33,7 @@ VERBS: dict[str, Verb] = {
         "QuickstartRun",
         "curate, train, convert, evaluate and report on a tiny model, on the CPU, offline, in minutes",
         "s1jax quickstart out=runs/quickstart seed=1",
+        platform="cpu",
     ),
     "curate": Verb(
         "curation.run",
@@ -102,7 +104,7 @@ def _dispatch(name: str, arguments: list[str]) -> int:
         print(_help(name, verb))
         return 0
     path = arguments.pop(0) if arguments and "=" not in arguments[0] else None
-    prepare_environment(path)
+    prepare_environment(path, verb.platform)
     config = load_config(name, path, arguments)
     importlib.import_module(verb.module).run(config)
     return 0
@@ -117,8 +119,13 @@ def load_config(name: str, path: str | None, overrides: Sequence[str]) -> Any:
     return config
 
 
-def prepare_environment(path: str | None) -> None:
-    """Set what must be in the environment before JAX is loaded: the recipe's `env` section, and a compilation cache."""
+def prepare_environment(path: str | None, platform: str | None = None) -> None:
+    """Set what must be in the environment before JAX is loaded, where it is not set yet.
+
+    The recipe's `env` section, the platform of a verb that has one, and a compilation cache.
+    """
+    if platform is not None:
+        os.environ.setdefault("JAX_PLATFORMS", platform)
     if path is not None:
         section = configuration.read_yaml(path).get("env") or {}
         if not isinstance(section, dict):

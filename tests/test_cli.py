@@ -1,0 +1,163 @@
+"""The command line: exit codes, one clear line for bad input, and nothing lost by it."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from s1jax.__main__ import main, prepare_environment
+from s1jax.quickstart import task
+from s1jax.quickstart.tokenizer import train_tokenizer
+from s1jax.records import read_jsonl, write_jsonl
+
+SIZES = "D: 16, K: 1, G: 2, H: 8, F: 32, V: 600, L: 1, max_position: 256"
+MODEL = f"{{init: {{family: qwen2, {SIZES}, tied: true, qkv_bias: true}}}}"
+TRAIN = ["train", f"model={MODEL}", "global_batch=8", "micro_batch=1", "dtype=float32", "remat=none", "mesh.fsdp=1"]
+TRAIN += ["mesh.data=8", "packing.enabled=false", "data.block=96", "save.dtype=float32", "log.tensorboard=false"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> pathlib.Path:
+    """A folder with a small tokenizer and rows to train on."""
+    folder = tmp_path_factory.mktemp("home")
+    train_tokenizer(task.corpus(1, 200)).save(folder / "tokenizer")
+    held_out = task.questions(2, 4, held_out=True)
+    rows = [row for row in task.pool(1, 60, held_out) if row["source"] == "quickstart/words"][:8]
+    write_jsonl(folder / "rows.jsonl", rows)
+    return folder
+
+
+def fails(arguments: list[str], capsys) -> str:
+    """The one line that a refused command prints."""
+    assert main(arguments) == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[-1].startswith("s1jax: ") and "Traceback" not in "".join(printed)
+    return printed[-1]
+
+
+def train_arguments(home, out, *extra: str, rows: str = "rows.jsonl") -> list[str]:
+    return [*TRAIN, f"tokenizer={home}/tokenizer", f"data.rows={home}/{rows}", f"out={out}", *extra]
+
+
+def test_overview_and_help(capsys):
+    assert main([]) == 0 and "quickstart" in capsys.readouterr().out
+    for verb in ("curate", "train", "convert", "generate", "eval", "report", "quickstart"):
+        assert main([verb, "--help"]) == 0
+        printed = capsys.readouterr().out
+        assert f"example: s1jax {verb}" in printed and "out: str" in printed or verb == "convert"
+
+
+def test_unknown_verb(capsys):
+    assert "unknown verb 'trian'" in fails(["trian"], capsys)
+
+
+def test_unknown_key_names_the_nearest(home, tmp_path, capsys):
+    line = fails(train_arguments(home, tmp_path / "o", "optimizer.learning_rat=1"), capsys)
+    assert "unknown key 'optimizer.learning_rat'" in line and "'optimizer.learning_rate'" in line
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (None, "no.jsonl is neither a file"),
+        ("", "is empty"),
+        ('{"question": "a", "thinking": "b", "answer": "c"}\n{"question"\n', ":2 is not JSON"),
+        ('{"question": "a", "thinking": "b"}\n', "row 1"),
+    ],
+)
+def test_bad_rows_are_named(home, tmp_path, capsys, content, says):
+    if content is not None:
+        (home / "bad.jsonl").write_text(content)
+    line = fails(
+        train_arguments(home, tmp_path / "o", "steps=1", rows="bad.jsonl" if content is not None else "no.jsonl"),
+        capsys,
+    )
+    assert says in line and (content is None or "bad.jsonl" in line)
+    assert not (tmp_path / "o").exists()
+
+
+def test_row_over_the_block_names_both_lengths(home, tmp_path, capsys):
+    line = fails(train_arguments(home, tmp_path / "o", "steps=1", "data.block=20"), capsys)
+    assert "data.block=20" in line and "over_length=drop" in line
+
+
+def test_mesh_that_does_not_fit(home, tmp_path, capsys):
+    line = fails(train_arguments(home, tmp_path / "o", "steps=1", "mesh.data=3"), capsys)
+    assert "data=3" in line and "there are 8" in line
+
+
+def test_batch_that_the_mesh_cannot_make(home, tmp_path, capsys):
+    line = fails(train_arguments(home, tmp_path / "o", "steps=1", "global_batch=12"), capsys)
+    assert "12" in line and "8" in line
+
+
+def test_out_of_another_run_is_left_alone(home, tmp_path, capsys):
+    assert main(train_arguments(home, tmp_path / "o", "steps=2")) == 0
+    metrics = (tmp_path / "o" / "metrics.jsonl").read_bytes()
+    capsys.readouterr()
+    line = fails(train_arguments(home, tmp_path / "o", "steps=2", "seed=7"), capsys)
+    assert "seed was 42, is 7" in line
+    assert (tmp_path / "o" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_duplicate_ids_and_missing_prompts(home, tmp_path, capsys):
+    model = f"model={home}/tokenizer"
+    write_jsonl(tmp_path / "twice.jsonl", [{"id": "a", "question": "x"}, {"id": "a", "question": "y"}])
+    line = fails(["generate", model, f"prompts={tmp_path}/twice.jsonl", f"out={tmp_path}/g"], capsys)
+    assert "'a'" in line and "unique" in line or "twice" in line
+    line = fails(["generate", model, f"prompts={tmp_path}/none.jsonl", f"out={tmp_path}/g"], capsys)
+    assert "does not exist" in line
+    write_jsonl(
+        tmp_path / "q.jsonl", [{"id": "a", "question": "x", "answer": "1"}, {"id": "a", "question": "y", "answer": "2"}]
+    )
+    line = fails(["eval", model, f"benchmark={tmp_path}/q.jsonl", f"out={tmp_path}/e"], capsys)
+    assert "'a'" in line
+
+
+def test_environment_of_a_recipe_is_set_before_jax(tmp_path, monkeypatch):
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    (tmp_path / "r.yaml").write_text('env: {XLA_PYTHON_CLIENT_MEM_FRACTION: "0.92"}\n')
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    prepare_environment(str(tmp_path / "r.yaml"))
+    assert os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.92"
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION")
+
+
+@pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_interrupted_training_goes_on(home, tmp_path, sent, code):
+    """Ctrl-C and preemption leave a state from which the same command ends as an undisturbed run does."""
+    arguments = train_arguments(home, tmp_path / "o", "steps=200", "save.every=5", "mesh.data=1")
+    command = [sys.executable, "-m", "s1jax", *arguments]
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "o" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 3):
+        time.sleep(0.05)
+    process.send_signal(sent)
+    _, printed = process.communicate()
+    assert process.returncode == code, printed
+    stopped = len(read_jsonl(metrics))
+    assert 3 <= stopped < 200
+    shorter = [*command, "save.every=50"]
+    assert subprocess.run(shorter, env=environment, capture_output=True).returncode == 0
+    whole = [argument.replace("/o", "/whole") if argument.startswith("out=") else argument for argument in command]
+    assert subprocess.run(whole, env=environment, capture_output=True).returncode == 0
+    keys = ("step", "loss", "grad_norm", "learning_rate", "tokens")
+    first, second = (
+        [[row[key] for key in keys] for row in read_jsonl(tmp_path / name / "metrics.jsonl")] for name in ("o", "whole")
+    )
+    assert first == second and [row[0] for row in first] == list(range(1, 201))
+
+
+def test_run_folder_says_what_ran(home, tmp_path):
+    out = tmp_path / "o"
+    assert main(train_arguments(home, out, "steps=1")) == 0
+    receipt = json.loads((out / "run.json").read_text())
+    assert receipt["seed"] == 42 and "cpu" in receipt["device"].lower() and receipt["packages"]["jax"]
+    assert (out / "config.yaml").is_file() and (out / "hf" / "model.safetensors").is_file()
