@@ -23,7 +23,8 @@ class ByteTokenizer:
         self.vocabulary = list(vocabulary)
         self.size = len(self.vocabulary)
         self.eos_ids = frozenset(eos_ids)
-        self._by_length = sorted(range(self.size), key=lambda id: (-len(self.vocabulary[id]), id))
+        written = [id for id in range(self.size) if self.vocabulary[id]]
+        self._by_length = sorted(written, key=lambda id: (-len(self.vocabulary[id]), id))
 
     def encode(self, text: str) -> list[int]:
         data, ids = text.encode(), []

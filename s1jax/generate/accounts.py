@@ -21,13 +21,16 @@ from s1jax.generate.budget_state import (
 from s1jax.generate.matching import Matching
 
 
-def account(matching: Matching, is_eos_V: np.ndarray, state: State, token_ids: Sequence[int]) -> Account:
+def account(
+    matching: Matching, texts: Sequence[bytes], is_eos_V: np.ndarray, state: State, token_ids: Sequence[int]
+) -> Account:
     """What a row thought and answered.
 
     A `free` row that begins with the think header by itself is accounted like a controlled one, but that its thinking
     includes the header.
 
     Args:
+      texts: those of `matching`.
       is_eos_V: which ids are EOS.
       state: its last state, arrays without the axis B.
       token_ids: its ids after the prompt; the host may have cut them at a stop string.
@@ -35,7 +38,7 @@ def account(matching: Matching, is_eos_V: np.ndarray, state: State, token_ids: S
     limits, progress = state.limits, state.progress
     phase, loop_at = int(progress.phase_B), int(progress.loop_at_B)
     if limits.is_free_B:
-        thinking, offset, reason = _observe(matching, is_eos_V, state, token_ids)
+        thinking, offset, reason = _observe(matching, texts, is_eos_V, state, token_ids)
     elif phase in (THINK, CLOSE):
         thinking = len(token_ids) if phase == THINK else int(progress.thinking_B)
         offset, reason = len(token_ids), int(progress.reason_B)
@@ -57,25 +60,26 @@ def account(matching: Matching, is_eos_V: np.ndarray, state: State, token_ids: S
     )
 
 
-def _observe(matching: Matching, is_eos_V: np.ndarray, state: State, token_ids: Sequence[int]) -> tuple[int, int, int]:
+def _observe(
+    matching: Matching, texts: Sequence[bytes], is_eos_V: np.ndarray, state: State, token_ids: Sequence[int]
+) -> tuple[int, int, int]:
     """Thinking ids, answer offset and reason of a row that may have opened a think block as its first text."""
     active_J, header_J = np.asarray(state.limits.active_BJ), np.asarray(state.limits.header_BJ)
     sizes = np.asarray(matching.length_V)[np.asarray(token_ids, np.int32)]
-    headers = (
-        index
-        for index, rank_J, before_J in matching.events(token_ids)
-        if rank_J[header_J].any() and before_J[header_J][0] == sizes[:index].sum()
-    )
-    header = next(headers, None)
-    if header is None:
-        return 0, 0, NO_REASON
-    for index, rank_J, before_J in matching.events(token_ids[header + 1 :]):
-        rank_J = np.where(active_J, rank_J, 0)
-        if rank_J.any():
-            last = header + 1 + index
-            first = _first_of(sizes, last, before_J[rank_J.argmax()])
-            return first, _after_header(matching, state, token_ids, first, last), NATURAL
+    starts = np.cumsum(sizes) - sizes
+    header_size = None
+    for index, rank_J, before_J in matching.events(token_ids):
+        begins_J = starts[index] - before_J
+        if header_size is None and (header_J & (rank_J > 0) & (begins_J == 0)).any():
+            header_size = len(texts[int(header_J.argmax())])
+        # The s1 header begins with the delimiter, and the id that completes a header may begin the delimiter.
+        rank_J = np.where(active_J & (begins_J >= (header_size or 0)), rank_J, 0)
+        if header_size is not None and rank_J.any():
+            first = _first_of(sizes, index, before_J[rank_J.argmax()])
+            return first, _after_header(matching, state, token_ids, first, index), NATURAL
     n_ids = len(token_ids)
+    if header_size is None:
+        return 0, 0, NO_REASON
     if is_eos_V[token_ids[-1]]:
         return n_ids - 1, n_ids - 1, NATURAL
     reasons = {FULL: LENGTH, REPETITION: LOOP}

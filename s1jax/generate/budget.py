@@ -102,7 +102,7 @@ class BudgetForcing:
 
     def account(self, state_row: State, token_ids: Sequence[int], forced: Sequence[bool]) -> Account:
         """On the host: see `s1jax.generate.accounts.account`."""
-        return account(self.matching, (np.asarray(self.marks_V) & EOS) != 0, state_row, token_ids)
+        return account(self.matching, self.texts, (np.asarray(self.marks_V) & EOS) != 0, state_row, token_ids)
 
     def refork(self, state_row: State, row: ControlRow) -> State:
         """The same point of the same sequence under the limits of `row`; thresholds it has passed are passed over."""

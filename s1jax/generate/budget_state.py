@@ -134,9 +134,7 @@ def fresh(requests: Sequence[ControlRow], texts: Sequence[bytes], n_recent: int,
     """
     for row in requests:
         for text in {*row.delimiters} - {*texts}:
-            raise BadInput(
-                f"delimiter {text!r} is none of {list(texts)}, for which this control was built; add it there"
-            )
+            raise BadInput(f"delimiter {text!r} is none of {list(texts)}, for which the run was set up; add it there")
         if row.repetition is not None and row.repetition.max_pattern_size > max_pattern:
             raise BadInput(
                 f"repetition_detection.max_pattern_size is {row.repetition.max_pattern_size}, and the run was set up "
