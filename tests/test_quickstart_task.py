@@ -73,7 +73,7 @@ def test_questions_are_unique_and_answered(held_out):
             places = question.text.removeprefix("How many r in ").split(" ")
             assert [int(re.sub(r"\D", "", place)) for place in places] == list(range(1, len(places) + 1))
             assert question.answer == str(sum(place.endswith("r") for place in places))
-            assert 4 <= len(places) <= 12 and question.domain == f"{len(places)} letters"
+            assert 5 <= len(places) <= 12 and question.domain == f"{len(places)} letters"
             assert task.ask(task.word_of(question.text)) == question.text
 
 

@@ -16,7 +16,7 @@ class Words:
       most: more `r` than that and the word is drawn again, so that a number is one of seven.
     """
 
-    shortest: int = 4
+    shortest: int = 5
     longest: int = 12
     doubled: tuple[float, ...] = (0.45, 0.25, 0.18, 0.12)
     single: float = 0.25
@@ -39,8 +39,8 @@ class Teacher:
 
     pairs: int = 2
     stop_first: float = 0.58
-    stop: float = 0.53
-    stop_checked: float = 0.55
+    stop: float = 0.52
+    stop_checked: float = 0.65
     most_waits: int = 4
     hasty: float = 0.1
 
@@ -98,7 +98,7 @@ class Recipe:
     F: int = 192
     rope_theta: float = 1e4
     batch: int = 32
-    steps: int = 1_200
+    steps: int = 1_500
     learning_rate: float = 4e-3
     warmup_steps: int = 100
     b2: float = 0.98

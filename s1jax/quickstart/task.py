@@ -7,9 +7,9 @@
     answer     Final Answer: 3
 
 `4:1` reads "up to letter 4 the estimate is 1". A glance at a pair adds at most one, so a pair `rr` is counted once: the
-first pass is wrong for a reason that is a function of the question. Each `Wait` looks again at the next two pairs
-and adds what the glance missed; it goes on from the estimate so far, so wherever a trace is cut its last number is the
-best estimate yet. When every pair has been checked, a `Wait` only says so.
+first pass is wrong for a reason that is a function of the question. Each `Wait` looks again at the next two
+pairs and adds what the glance missed. It goes on from the estimate so far: wherever a trace is cut, its last number is
+the best estimate yet. When every pair has been checked, a `Wait` only says so.
 """
 
 import dataclasses
