@@ -56,9 +56,9 @@ def _judged(candidates: Sequence[Candidate], config: DifficultyConfig, tools: To
     if tools.solver is None:
         return list(candidates)
     path = tools.folder / "verdicts.jsonl"
-    known = {row["id"]: row["verdicts"] for row in read_jsonl(path, allow_empty=True)} if path.is_file() else {}
-    open_ = [c for c in candidates if c.id not in known and not _counting(c, config)]
-    with JsonlWriter(path) as writer:
+    with JsonlWriter(path) as writer:  # opened first: it drops a line that a crash cut off
+        known = {row["id"]: row["verdicts"] for row in read_jsonl(path, allow_empty=True)}
+        open_ = [c for c in candidates if c.id not in known and not _counting(c, config)]
         for start in range(0, len(open_), config.batch):
             batch = open_[start : start + config.batch]
             verdicts = tools.solver([candidate.question for candidate in batch])

@@ -4,7 +4,6 @@ Traces are looked up by the hash of the exact question, upstream's key everywher
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -83,9 +82,9 @@ def _taught(candidates: Sequence[Candidate], tools: Tools) -> list[Candidate]:
     if tools.teacher is None:
         return list(candidates)
     path = tools.folder / "traces.jsonl"
-    known = {row["id"]: row for row in _read_known(path)}
-    open_ = [c for c in candidates if c.thinking is None and c.id not in known]
-    with JsonlWriter(path) as writer:
+    with JsonlWriter(path) as writer:  # opened first: it drops a line that a crash cut off
+        known = {row["id"]: row for row in read_jsonl(path, allow_empty=True)}
+        open_ = [c for c in candidates if c.thinking is None and c.id not in known]
         for number, candidate in enumerate(open_, 1):
             trace = tools.teacher(candidate.question)
             row = {"id": candidate.id, "trace": None if trace is None else dataclasses.asdict(trace)}
@@ -100,10 +99,6 @@ def _taught(candidates: Sequence[Candidate], tools: Tools) -> list[Candidate]:
         else c
         for c in candidates
     ]
-
-
-def _read_known(path: pathlib.Path) -> list[dict[str, Any]]:
-    return read_jsonl(path, allow_empty=True) if path.is_file() else []
 
 
 def _stand_in(candidate: Candidate) -> Candidate:

@@ -114,7 +114,7 @@ def read_jsonl(path: str | os.PathLike, *, allow_empty: bool = False) -> list[di
     if not path.is_file():
         raise BadInput(f"file {path} does not exist; give the path of a JSONL file")
     rows = []
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 rows.append(_object(line, f"{path}:{number}"))
@@ -123,11 +123,16 @@ def read_jsonl(path: str | os.PathLike, *, allow_empty: bool = False) -> list[di
     return rows
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
+def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        text = line.decode("utf-8")
+        row = json.loads(text)
+        if "\\ud" in text.lower():  # half of a surrogate pair is no text: it could not be hashed or written again
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
         raise BadInput(f"{where} is not JSON ({error.msg} at column {error.colno}); mend or remove that line") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, endless brackets
+        raise BadInput(f"{where} cannot be read ({error}); mend or remove that line") from None
     if not isinstance(row, dict):
         raise BadInput(f"{where} is a JSON {type(row).__name__}, not an object; write one object a line")
     return row
@@ -196,4 +201,6 @@ def unique(rows: Iterable[Any], where: str) -> Iterator[Any]:
 
 def to_completion(row: Mapping[str, Any], cls: type[Completion] = Completion, where: str = "") -> Any:
     """A `Completion` (or `Sample`) from a row of its file. Raises BadInput for unknown or missing keys."""
+    if not isinstance(row, Mapping):
+        raise BadInput(f"{where}is a JSON {type(row).__name__}, not a row; remove that line")
     return from_dict(cls, {key: value for key, value in row.items() if key != "format"}, where)

@@ -82,6 +82,8 @@ def test_teacher_is_asked_once_for_each_question(tools):
     pool = [candidate(t, gold="4") for t in ("a", "hopeless", "b", "c")] + [candidate("own", thinking="t", answer="1")]
     with pytest.raises(KeyboardInterrupt):
         attach(pool, TracesConfig(), dataclasses.replace(tools, teacher=teacher))
+    with (tools.folder / "traces.jsonl").open("a") as torn:
+        torn.write('{"id": "cut o')
     selection = attach(pool, TracesConfig(), dataclasses.replace(tools, teacher=teacher))
     assert asked == ["a", "hopeless", "b", "b", "c"]
     assert [(c.thinking, c.correct) for c in selection.kept[:3]] == [(f"about {t}", True) for t in "abc"]

@@ -192,6 +192,8 @@ def test_solver_is_asked_once_for_each_question(tools):
     config = DifficultyConfig(batch=2)
     with pytest.raises(KeyboardInterrupt):
         judge_difficulty(rows, config, dataclasses.replace(tools, solver=solver))
+    with (tools.folder / "verdicts.jsonl").open("a") as torn:
+        torn.write('{"id": "cut o')
     selection = judge_difficulty(rows, config, dataclasses.replace(tools, solver=solver))
     assert asked == ["a", "b", "c", "d", "c", "d", "e", "f"]
     assert [c.id for c in selection.kept] == ["c", "d", "e", "f", "known"]

@@ -44,6 +44,25 @@ def test_malformed_files_are_named(tmp_path, content, says):
     assert path.read_text() == content
 
 
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (b'{"a": "caf\xe9"}', ":1 cannot be read .*utf-8"),
+        (b'{"a": ' + b"1" * 5000 + b"}", ":1 cannot be read .*digits"),
+        (b"[" * 100_000, ":1 cannot be read .*recursion"),
+        (b'{"a": "\\ud800"}', ":1 cannot be read .*surrogates"),
+    ],
+)
+def test_lines_that_python_cannot_hold_are_named(tmp_path, content, says):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content + b"\n")
+    with pytest.raises(BadInput, match=says) as error:
+        read_jsonl(path)
+    assert "\n" not in str(error.value)
+    path.write_bytes(b'{"a": "\\ud83d\\ude00"}\n')
+    assert read_jsonl(path) == [{"a": "\U0001f600"}]
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(BadInput, match="does not exist"):
         read_jsonl(tmp_path / "none.jsonl")
@@ -73,3 +92,5 @@ def test_duplicate_ids_are_refused():
 def test_unknown_key_of_a_completion_is_named():
     with pytest.raises(BadInput, match="unknown key"):
         to_completion({"id": "a", "nonsense": 1})
+    with pytest.raises(BadInput, match="f:1 is a JSON list, not a row"):
+        to_completion([1], where="f:1 ")  # type: ignore[arg-type]
