@@ -157,27 +157,27 @@ def _strings_only(gold: str, answer: str) -> bool:
 
 def _math(text: str, gold: str, equal: Equal) -> Verdict:
     found = extract_math(text)
-    if found is None:
-        return Verdict(None, False)
+    if found is None or len(found) > LONGEST:
+        return Verdict(found, False)
     verdict = same(gold, found)
     return Verdict(found, equal(gold, found) if verdict is None else verdict)
 
 
 def _integer(text: str, gold: str, equal: Equal) -> Verdict:
     found = boxed(text) or extract_math(text)
-    value = None if found is None else integer(found)
+    value = None if found is None or len(found) > LONGEST else integer(found)
     return Verdict(found, value is not None and value == integer(gold))
 
 
 def _aime(text: str, gold: str, equal: Equal) -> Verdict:
     verdict = _integer(text, gold, equal)
-    value = None if verdict.extracted is None else integer(verdict.extracted)
+    value = integer(verdict.extracted) if verdict.correct and verdict.extracted is not None else None
     return dataclasses.replace(verdict, correct=verdict.correct and value is not None and 0 <= value <= 999)
 
 
 def _number(text: str, gold: str, equal: Equal) -> Verdict:
     found = extract_number(text)
-    value = None if found is None else rational(found)
+    value = None if found is None or len(found) > LONGEST else rational(found)
     return Verdict(found, value is not None and value == rational(gold))
 
 

@@ -269,6 +269,13 @@ def test_long_texts_are_graded_in_linear_time(text):
         assert not grade.grade(text, "12", kind).correct
 
 
+@pytest.mark.parametrize("kind", sorted(grade.KINDS))
+@pytest.mark.parametrize("form", ["{}/3", "\\frac{{{}}}{{3}}", "{}"])
+def test_numbers_too_long_for_python_are_wrong_and_raise_nothing(kind, form):
+    verdict = grade.grade(f"\\boxed{{{form.format('1' * 5000)}}}", "1", kind)
+    assert not verdict.correct and len(verdict.extracted or "") <= grade.LONGEST
+
+
 def test_equal_answers_share_a_vote():
     assert {grade.vote_key(text, "math") for text in ("1/2", r"\frac12", "0.5", r"\dfrac{1}{2}", "$.50$")} == {"1/2"}
     assert {grade.vote_key(text, "aime") for text in ("025", "25", "m+n=25")} == {"25"}
