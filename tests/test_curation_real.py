@@ -216,10 +216,10 @@ def test_transcripts_give_thinking_and_answer(shared):
     rows = {row["problem"]: row for row in read_jsonl(shared / "traces" / "qwen25_3b_budget_forcing_wait.jsonl")}
     selection = load(SourceConfig(kind="transcripts"))
     assert {drop.reason for drop in selection.dropped} == {"no thinking with an answer"}
-    for candidate in selection.kept:
-        row = rows[candidate.question.text]
-        assert candidate.thinking and candidate.thinking in row["model_response"]
-        assert candidate.correct is row["is_correct"]
+    for one in selection.kept:
+        row = rows[one.question.text]
+        assert one.thinking and one.thinking in row["model_response"]
+        assert one.correct is row["is_correct"]
         if "<|im_start|>answer" not in row["model_response"]:
             assert candidate.answer.removeprefix("Final Answer: \\boxed{")[:-1] in closed_boxes(candidate.thinking)
 
