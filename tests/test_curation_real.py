@@ -221,7 +221,7 @@ def test_transcripts_give_thinking_and_answer(shared):
         assert one.thinking and one.thinking in row["model_response"]
         assert one.correct is row["is_correct"]
         if "<|im_start|>answer" not in row["model_response"]:
-            assert candidate.answer.removeprefix("Final Answer: \\boxed{")[:-1] in closed_boxes(candidate.thinking)
+            assert one.answer.removeprefix("Final Answer: \\boxed{")[:-1] in closed_boxes(one.thinking)
 
 
 def test_real_traces_are_found_by_their_question(shared, tools):
