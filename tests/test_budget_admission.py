@@ -254,3 +254,15 @@ def test_a_row_of_any_phase_that_does_not_run_is_left_in_peace():
     assert (step.status_B == DONE).all() and not step.keep_B.any() and not step.rewind_B.any()
     same = jax.tree.map(np.array_equal, (again.progress, again.limits), (over.progress, over.limits))
     assert all(jax.tree.leaves(same))
+
+
+def test_texts_that_admission_refuses_do_not_stop_the_tables():
+    """Which request asks for an empty delimiter is said where it is admitted."""
+    config = dataclasses.replace(SHORT, thinking_end=("<", ""))
+    assert b"" not in budget.build(SPELLED, SPELLED.size, [config]).texts
+
+
+def test_an_eos_that_the_model_has_no_row_for():
+    tokenizer: Any = ByteTokenizer(SPELLED.vocabulary, [EOS, 999])
+    control = budget.build(tokenizer, SPELLED.size, [SHORT])
+    assert np.flatnonzero(control.marks_V & budget.EOS).tolist() == [EOS]

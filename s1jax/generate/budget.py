@@ -56,7 +56,7 @@ class BudgetForcing:
         return fresh(requests, self.texts, self.n_recent, self.max_pattern)
 
     def forbid(self, state_B: State) -> Array:
-        """`[B, V]` bool: ids the tokenizer lacks; after an ignored end every end too (see `rules`)."""
+        """`[B, V]` bool: ids the tokenizer lacks; for the first draw looked at after an ignored end, ends too."""
         looks_B = closes_or_looks(state_B.limits, state_B.progress)[1]
         guard_B = jnp.where(looks_B, state_B.progress.guard_B, OPEN)
         bit_J = jnp.asarray(DELIMITER << np.arange(len(self.texts), dtype=np.int32))
@@ -155,7 +155,7 @@ def build(tokenizer: Tokenizer, vocab_size: int, configs: Iterable[ControlConfig
     matching = tabulate(texts, tokenizer.token_bytes(), vocab_size)
     marks_V, begins_V = _mark(tokenizer, matching, texts, vocab_size)
     for row in {config.markers.thinking_end for config in configs}:
-        bits = sum(DELIMITER << texts.index(text.encode()) for text in row)
+        bits = sum(DELIMITER << texts.index(text.encode()) for text in row if text)
         if ((marks_V & (bits | EOS | ABSENT) | begins_V & bits) != 0).all():
             raise BadInput(f"thinking_end is {list(row)}: every id begins or ends one of these; give other texts")
     patterns = [c.repetition_detection.max_pattern_size for c in configs if c.repetition_detection]
@@ -178,7 +178,7 @@ def _mark(
     marks_V[: len(token_bytes)] = [
         (ABSENT if not text else 0) | (NEWLINE if text.endswith(b"\n") else 0) for text in token_bytes
     ]
-    marks_V[sorted(tokenizer.eos_ids)] |= EOS
+    marks_V[[id for id in sorted(tokenizer.eos_ids) if id < vocab_size]] |= EOS
     begins_V = np.zeros(vocab_size, np.int32)
     next_V, event_V = matching.next_MC[ROOT, matching.class_V], matching.event_MC[ROOT, matching.class_V]
     for index, text in enumerate(texts):
