@@ -110,6 +110,9 @@ def test_local_file(tmp_path):
         ([{"question": "a?"}], "row 1 has no field 'answer'"),
         ([{"question": "a?", "answer": "1"}] * 2, "ids must be unique"),
         ([{"question": "a?", "answer": "E", "choices": ["p", "q"]}], "'E' is no letter, text or index"),
+        ([{"question": "a?", "answer": 0, "choices": list("abcdefghijk")}], "has 11 choices; give at most 10"),
+        ([{"question": "a?", "answer": " "}], "has the answer ' '; fill both in"),
+        ([{"question": "", "answer": "1"}], "question '' has the answer '1'; fill both in"),
         ([{"question": "a?", "answer": "A", "choices": ["p"]}, {"question": "b?", "answer": "1"}], "split the file"),
     ],
 )

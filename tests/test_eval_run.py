@@ -205,6 +205,13 @@ def test_samples_of_other_questions_are_refused(folder, questions, tmp_path):
         ({"grader": "maths"}, "grader='maths' is not known"),
         ({"benchmark": "gpqa_diamond", "grader": "math"}, "grader='math' would write texts of gpqa_diamond"),
         ({"limit": 0}, "limit=0 leaves no question"),
+        ({"limit": -1}, "limit=-1 leaves no question"),
+        ({"sampling": SamplingConfig(top_p=2.0)}, "sampling.top_p is 2.0"),
+        (
+            {"control": ControlConfig(kind="free"), "budgets": (8,)},
+            "thinking_token_budget is 8 but control.kind is free",
+        ),
+        ({"model": "nowhere/at-all"}, "nowhere/at-all is neither a folder nor a hub id"),
         ({"budgets": (8, 8)}, "the sweep has budget-8, budget-8"),
         ({"sampling": SamplingConfig(n=4)}, "4 samples at sampling.temperature=0"),
         ({"method": MethodConfig("vote", 4)}, "4 samples at sampling.temperature=0"),

@@ -105,6 +105,16 @@ def test_prompts_of_a_file(tmp_path):
         ({"question": ""}, "question is ''"),
         ({"messages": []}, "messages must be a list of objects"),
         ({"messages": [{"role": "user"}]}, "messages must be a list of objects"),
+        ({"messages": [{"role": "user", "content": None}]}, "role 'user' and content None; give texts"),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, r"content \['x'\]; give texts"),
+        ({"question": " "}, "question is ' '"),
+        ({"question": None}, "neither of question and messages"),
+        ({"question": "a", "control": 1}, r"control is 1 \(int\); it must be an object"),
+        ({"question": "a", "sampling": [1]}, r"sampling is \[1\] \(list\); it must be an object"),
+        ({"question": "a", "system": 5}, r"system is 5 \(int\); it must be a text"),
+        ({"question": "a", "seed": "1"}, r"seed is '1' \(str\); it must be a whole number"),
+        ({"question": "a", "seed": True}, r"seed is True \(bool\); it must be a whole number"),
+        ({"question": "a", "choices": "ab"}, r"choices is 'ab' \(str\); it must be a list"),
     ],
 )
 def test_bad_prompts_are_named(tmp_path, row, message):
@@ -112,6 +122,16 @@ def test_bad_prompts_are_named(tmp_path, row, message):
     records.write_jsonl(path, [{"question": "fine"}, row])
     with pytest.raises(BadInput, match=f"prompts.jsonl row 2.*{message}"):
         prompts.read_prompts(str(path))
+
+
+def test_nulls_are_as_if_they_were_not_there_but_for_overrides(tmp_path):
+    rows = [{name: None for name in prompts.OWN} | {"question": text} for text in ("a?", "b?")]
+    rows[1] |= {"question": None, "messages": [{"role": "user", "content": "c"}], "thinking_token_budget": None}
+    path = tmp_path / "prompts.jsonl"
+    records.write_jsonl(path, rows)
+    first, second = prompts.read_prompts(str(path), "S")
+    assert first == prompts.prompt_of({"question": "a?"}, "", "S") and second.messages[0]["content"] == "S"
+    assert second.control == {"thinking_token_budget": None}
 
 
 def test_wrong_type_of_an_override_is_named():
@@ -250,6 +270,31 @@ def test_generate_refuses_a_file_that_answers_other_prompts(folder, tmp_path):
     file.write_text(file.read_text() * 2)
     with pytest.raises(BadInput, match="sample 0 of 'a' is there twice"):
         generate.run(config("1?"), session(config("1?"), answers)[0])
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ({"temperature": 0}, "3 samples at sampling.temperature=0 are 3 copies"),
+        ({"max_new_tokens": 0}, "max_new_tokens 0: room 0"),
+        ({"top_p": 2}, "sampling.top_p is 2.0"),
+        ({"thinking_token_budget": 99}, "leaves .* but thinking_token_budget is 99"),
+        ({"answer_token_budget": 0}, "control.answer_token_budget is 0"),
+        ({"thinking": "a trace"}, "thinking.* is 'a trace'"),
+    ],
+)
+def test_rows_that_cannot_run_are_refused_before_a_folder_is_begun(folder, tmp_path, row, message):
+    path = tmp_path / "prompts.jsonl"
+    records.write_jsonl(path, [{"id": "fine", "question": "a"}, {"id": "bad", "question": "b", **row}])
+    config = GenerateRun(
+        model=folder,
+        prompts=str(path),
+        out=str(tmp_path / "out"),
+        sampling=SamplingConfig(n=3, temperature=1.0, max_new_tokens=80),
+    )
+    with pytest.raises(BadInput, match=message):
+        generate.run(config, session(config, answers)[0])
+    assert not (tmp_path / "out").exists()
 
 
 def test_generate_votes(folder, tmp_path):

@@ -161,6 +161,10 @@ def local(path: str, kind: str | None = None) -> Benchmark:
 def _read_local(row: Mapping[str, Any]) -> Question:
     text, answer = str(first_of(row, "question", "problem")), first_of(row, "answer", "expected_answer")
     choices = tuple(map(str, row["choices"])) if row.get("choices") else None
+    if not text.strip() or not str(answer).strip():
+        raise BadInput(f"question {text[:60]!r} has the answer {answer!r}; fill both in or drop the row")
+    if choices is not None and len(choices) > len(LETTERS):
+        raise BadInput(f"question {text[:60]!r} has {len(choices)} choices; give at most {len(LETTERS)}")
     if choices is not None:
         answer = _letter_of(answer, choices, text)
     return Question(row_id(row, text), text, str(answer), choices, source=str(row.get("source", "")))

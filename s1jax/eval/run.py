@@ -71,12 +71,18 @@ def run(config: EvalRun, session: Session | None = None) -> pathlib.Path:
       BadInput: questions, settings or a former run that do not fit, before any work.
     """
     bench = find_benchmark(config.benchmark, config.grader)
-    questions = bench.load(config.benchmark_source)[: config.limit]
-    if not questions:
+    if config.limit is not None and config.limit < 1:
         raise BadInput(f"limit={config.limit} leaves no question; give at least 1")
+    questions = bench.load(config.benchmark_source)[: config.limit]
     settings = settings_of(config)
-    out = open_run(config, device=device_name())
     session = session or Session(config)
+    asks = [
+        ask
+        for setting in settings
+        for ask in _asks(bench, questions, setting, session, config.seed, config.instruction)
+    ]
+    session.check(asks)
+    out = open_run(config, device=device_name())
     described = {
         "benchmark": bench.name,
         "official_size": bench.size,
@@ -86,9 +92,7 @@ def run(config: EvalRun, session: Session | None = None) -> pathlib.Path:
         "dtype": config.dtype,
         "instruction": config.instruction,
     }
-    reports = evaluate(
-        bench, questions, settings, session, out, seed=config.seed, instruction=config.instruction, described=described
-    )
+    reports = evaluate(bench, questions, settings, asks, session, out, seed=config.seed, described=described)
     terminal.show(reports)
     return out
 
@@ -140,11 +144,11 @@ def evaluate(
     bench: Benchmark,
     questions: Sequence[Question],
     settings: Sequence[Setting],
+    asks: Sequence[Ask],
     session: Session,
     out: pathlib.Path,
     *,
     seed: int = 0,
-    instruction: str | None = None,
     described: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Complete, grade and write what is missing under `out`, then write and return the report of every setting.
@@ -153,7 +157,6 @@ def evaluate(
     """
     by_id = {question.id: question for question in questions}
     by_name = {setting.name: setting for setting in settings}
-    asks = [ask for setting in settings for ask in _asks(bench, questions, setting, session, seed, instruction)]
     scores: dict[str, dict[tuple[str, int], Score]] = {name: {} for name in by_name}
     with contextlib.ExitStack() as stack:
         writers = {name: stack.enter_context(JsonlWriter(out / name / SAMPLES)) for name in by_name}

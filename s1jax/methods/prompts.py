@@ -17,7 +17,8 @@ CONTROL = {field.name for field in dataclasses.fields(ControlConfig)}
 SAMPLING = {field.name for field in dataclasses.fields(SamplingConfig)}
 OWN = {"id", "question", "messages", "answer", "choices", "system", "seed", "control", "sampling"}
 # Columns of data sets that say nothing about how a row is completed.
-PASSED_OVER = {"solution", "source", "domain", "thinking", "gold", "correct", "subject", "level", "meta"}
+PASSED_OVER = {"solution", "source", "domain", "gold", "correct", "subject", "level", "meta"}
+KIND = {Mapping: "an object", str: "a text", int: "a whole number", list: "a list"}
 
 
 def read_prompts(path: str, system: str | None = None) -> list[Prompt]:
@@ -36,7 +37,8 @@ def prompt_of(row: Mapping[str, Any], where: str, system: str | None = None) -> 
 
     Args:
       row: `question`, or `messages` (the last may be an assistant's, which is then continued); optional `id`, `system`,
-        `answer`, `choices`, `seed`; and any field of `control` or `sampling`, by its name or under these two.
+        `answer`, `choices`, `seed`; and any field of `control` or `sampling`, by its name or under these two. A null
+        under any other name than those of `control` and `sampling` is as if it were not there.
       where: names the row in errors.
       system: the run's system turn, for rows without one.
 
@@ -44,6 +46,7 @@ def prompt_of(row: Mapping[str, Any], where: str, system: str | None = None) -> 
       BadInput: neither or both of question and messages, a field of another name, or messages that are none.
     """
     known = OWN | CONTROL | SAMPLING | PASSED_OVER
+    row = {name: value for name, value in row.items() if value is not None or name not in OWN}
     for name in row:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known - PASSED_OVER), n=1, cutoff=0.0)[0]
@@ -52,9 +55,12 @@ def prompt_of(row: Mapping[str, Any], where: str, system: str | None = None) -> 
             )
     if ("question" in row) == ("messages" in row):
         raise BadInput(f"{where} has {'both' if 'question' in row else 'neither'} of question and messages; give one")
+    for name, kind in (("control", Mapping), ("sampling", Mapping), ("system", str), ("seed", int), ("choices", list)):
+        if name in row and (not isinstance(row[name], kind) or isinstance(row[name], bool)):
+            raise BadInput(f"{where}: {name} is {row[name]!r} ({type(row[name]).__name__}); it must be {KIND[kind]}")
     system = row.get("system", system)
     if "question" in row:
-        if not isinstance(row["question"], str) or not row["question"]:
+        if not isinstance(row["question"], str) or not row["question"].strip():
             raise BadInput(f"{where}: question is {row['question']!r}; give a text")
         messages = (*system_turn(system), {"role": "user", "content": row["question"]})
         id = records.question_id(row["question"])
@@ -62,7 +68,7 @@ def prompt_of(row: Mapping[str, Any], where: str, system: str | None = None) -> 
         messages = _messages(row["messages"], where)
         if system is not None and messages[0]["role"] != "system":
             messages = (*system_turn(system), *messages)
-        id = records.question_id("\n".join(message["content"] for message in messages))
+        id = records.question_id("\n".join(message["content"] or "" for message in messages))
     return Prompt(
         id=str(row.get("id", id)),
         messages=messages,
@@ -78,6 +84,12 @@ def _messages(value: Any, where: str) -> tuple[dict[str, str], ...]:
     rows = value if isinstance(value, list) else []
     if not rows or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in rows):
         raise BadInput(f"{where}: messages must be a list of objects with role and content, at least one")
+    for message in rows:
+        has_content = isinstance(message["content"], str) or (message["content"] is None and "tool_calls" in message)
+        if not isinstance(message["role"], str) or not has_content:
+            raise BadInput(
+                f"{where}: a message has role {message['role']!r} and content {message['content']!r}; give texts"
+            )
     return tuple(rows)
 
 

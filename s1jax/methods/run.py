@@ -49,9 +49,10 @@ def run(config: GenerateRun, session: Session | None = None) -> pathlib.Path:
     else:
         prompts = [prompt_of({"question": config.prompt}, "prompt", config.system)]
     n = METHODS[config.method.kind].samples(config.method, config.sampling)
-    out = open_run(config, device=device_name())
     session = session or Session(config)
     asks = [ask for prompt in prompts for ask in _asks(prompt, config, session, n)]
+    session.check(asks)
+    out = open_run(config, device=device_name())
     tally = Tally(session, config.answers) if METHODS[config.method.kind].joint else None
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(JsonlWriter(out / COMPLETIONS))
@@ -85,7 +86,7 @@ def _asks(prompt: Prompt, config: GenerateRun, session: Session, n: int) -> list
     where = f"prompt {prompt.id!r}"
     control = override(config.control, prompt.control, where)
     sampling = override(config.sampling, prompt.sampling, where)
-    if "n" in prompt.sampling:
+    if prompt.sampling:
         n = METHODS[config.method.kind].samples(config.method, sampling)
     seed = config.seed if prompt.seed is None else prompt.seed
     ids = session.prompt_ids(prompt.messages, control)

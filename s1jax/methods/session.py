@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from s1jax.config import BadInput, free
-from s1jax.generate import CONTROLS
+from s1jax.generate import CONTROLS, sampling
 from s1jax.generate.admission import admit
+from s1jax.generate.automaton import MAX_IDS, ControlRow
 from s1jax.generate.control import ControlConfig, header_ids
 from s1jax.generate.engine import Engine
 from s1jax.generate.engine_config import EngineConfig
@@ -90,6 +91,18 @@ class Session:
         """`prompt_ids` of one user turn, after the run's system turn if there is one."""
         return self.prompt_ids([*system_turn(self._config.system), {"role": "user", "content": text}], control)
 
+    def check(self, asks: Iterable[Ask]) -> None:
+        """Refuse what can be told without the model, so that a run's folder is not begun for it.
+
+        Raises:
+          BadInput: a row whose control or sampling cannot be, or that is longer than what was asked for.
+        """
+        longest = self._config.engine.max_length or MAX_IDS
+        kinds = {(ask.control, ask.sampling, len(ask.prompt_ids)): ask for ask in asks}
+        for ask in kinds.values():
+            sampling.check(ask.sampling)
+            admit_ask(ask, self.tokenizer, longest)
+
     def complete(
         self,
         asks: Iterable[Ask],
@@ -148,17 +161,23 @@ class Desk:
             self._hand_over(ask, completion)
 
     def _request(self, ask: Ask) -> Request:
-        try:
-            row = admit(
-                ask.control,
-                self._tokenizer,
-                prompt_length=len(ask.prompt_ids),
-                max_length=self._engine.max_length,
-                max_new_tokens=ask.sampling.max_new_tokens or self._engine.max_length,
-            )
-        except BadInput as error:
-            raise BadInput(f"prompt {ask.id!r}: {error}") from None
+        row = admit_ask(ask, self._tokenizer, self._engine.max_length)
         return Request(ask.id, ask.sample, ask.seed, ask.prompt_ids, row, ask.sampling)
+
+
+def admit_ask(ask: Ask, tokenizer: Tokenizer, max_length: int) -> ControlRow:
+    """The control of a row, in rows of `max_length` ids. Raises BadInput, with its id, for one that cannot run."""
+    most = ask.sampling.max_new_tokens
+    try:
+        return admit(
+            ask.control,
+            tokenizer,
+            prompt_length=len(ask.prompt_ids),
+            max_length=max_length,
+            max_new_tokens=max_length if most is None else most,
+        )
+    except BadInput as error:
+        raise BadInput(f"prompt {ask.id!r}: {error}") from None
 
 
 def build_engines(config: ModelRun, tokenizer: Tokenizer, controls: Sequence[ControlConfig]) -> list[Engine]:
