@@ -47,7 +47,9 @@ def free(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSI
 
 
 def load(cls: type[T], path: str | os.PathLike | None = None, overrides: Sequence[str] = ()) -> T:
-    """Read `path` (YAML, optional) and `overrides` (`a.b=value`, values as YAML) into the frozen dataclass `cls`.
+    """Read `path` (YAML, optional) and `overrides` (`a.b=value`) into the frozen dataclass `cls`.
+
+    The value of an override is YAML; where the key is a text it stands as it is, unless it is quoted or null.
 
     Raises:
       BadInput: file missing or not a mapping, unknown key (the nearest known key is named), wrong type, missing key.
@@ -60,7 +62,8 @@ def load(cls: type[T], path: str | os.PathLike | None = None, overrides: Sequenc
         key, separator, value = override.partition("=")
         if not separator or not key:
             raise BadInput(f"override {override!r} is not of the form key=value; write for example seed=1")
-        _assign(data, key, _parse(value, override))
+        as_it_is = _is_text(cls, key) and value not in ("null", "~") and value[:1] not in ("'", '"')
+        _assign(data, key, value if as_it_is else _parse(value, override))
     return from_dict(cls, data)
 
 
@@ -71,13 +74,22 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
         raise BadInput(f"config file {file} does not exist; give the path of a YAML file or only key=value pairs")
     try:
         data = yaml.load(file.read_text(encoding="utf-8"), Loader=_Yaml)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"config file {file} is not YAML: {' '.join(str(error).split())}") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise BadInput(f"config file {file} holds a {type(data).__name__}, not key: value pairs")
     return data
+
+
+def _is_text(cls: Any, key: str) -> bool:
+    """The key takes texts and nothing else. YAML would cut `Problem #3` at the `#` and make a mapping of `x: 1`."""
+    hint = cls
+    for part in key.split("."):
+        nested = [h for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h)]
+        hint = typing.get_type_hints(nested[0]).get(part) if nested else None
+    return hint in (str, str | None)
 
 
 def _parse(text: str, where: str) -> Any:
@@ -136,7 +148,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     elif hint is Any:
         return value
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        if isinstance(value, float) or abs(value) < 2**1023:
+            return float(value)
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
     raise BadInput(f"key {where!r} is {value!r} ({type(value).__name__}); it must be {_show(hint)}")
@@ -238,10 +251,8 @@ def open_run(config: Any, *, device: str) -> pathlib.Path:
         raise BadInput(f"out={out} is a file; give the path of a folder")
     if receipt.is_file():
         _check_identity(receipt, config, out)
-    elif out.is_dir() and any(out.iterdir()):
+    elif out.is_dir() and not all(path.name.startswith(".run.json.") for path in out.iterdir()):
         raise BadInput(f"out={out} holds files but no run.json, so no run to go on with; give a new or an empty folder")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
     record = {
         "format": "s1jax.run/1",
         "kind": type(config).__name__,
@@ -252,7 +263,8 @@ def open_run(config: Any, *, device: str) -> pathlib.Path:
         "environment": {name: value for name, value in os.environ.items() if name.startswith(("XLA_", "JAX_"))},
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
     }
-    write_json(receipt, record)
+    write_json(receipt, record)  # first: a folder without it is taken for another's
+    (out / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
     return out
 
 
@@ -260,7 +272,7 @@ def _check_identity(receipt: pathlib.Path, config: Any, out: pathlib.Path) -> No
     try:
         before = json.loads(receipt.read_text(encoding="utf-8"))
         kind, old = before["kind"], before["identity"]
-    except (json.JSONDecodeError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{receipt} cannot be read ({error!r}); give a new out folder") from None
     if kind != type(config).__name__:
         raise BadInput(f"out={out} belongs to a {kind}, not a {type(config).__name__}; give another out folder")

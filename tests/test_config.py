@@ -27,6 +27,9 @@ class Outer:
     kind: Literal["free", "budget"] = "free"
     slots: int | Literal["auto"] = "auto"
     flag: bool = False
+    note: str | None = None
+    words: tuple[str, ...] = ()
+    text_or_list: str | tuple[str, ...] = ""
     log_every: int = free(10)
 
 
@@ -41,8 +44,31 @@ def test_yaml_and_overrides(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "value, text",
+    [
+        ("Problem #3: what is 2: 3?", "Problem #3: what is 2: 3?"),
+        ("[1, 2] is what?", "[1, 2] is what?"),
+        ("5", "5"),
+        ("yes", "yes"),
+        ("", ""),
+        ("'null'", "null"),
+        ('"a # b"', "a # b"),
+        ("null", None),
+    ],
+)
+def test_a_text_on_the_command_line_stands_as_it_is(value, text):
+    assert config.load(Outer, None, ["out=x", f"note={value}"]).note == text
+
+
+def test_lists_of_texts_are_yaml():
+    loaded = config.load(Outer, None, ["out=5", "words=[a, b]", "text_or_list=[c, d]"])
+    assert (loaded.out, loaded.words, loaded.text_or_list) == ("5", ("a", "b"), ("c", "d"))
+
+
+@pytest.mark.parametrize(
     "override, says",
     [
+        ("inner.rate=1" + "0" * 400, "(int); it must be float"),
         ("kindd=free", "unknown key 'kindd'; the nearest known key is 'kind'"),
         ("inner.rat=1", "unknown key 'inner.rat'; the nearest known key is 'inner.rate'"),
         ("optional.budgett=1", "unknown key 'optional.budgett'; the nearest known key is 'optional.budget'"),
@@ -73,6 +99,9 @@ def test_missing_key_and_bad_files(tmp_path):
         (tmp_path / "bad.yaml").write_text(content)
         with pytest.raises(BadInput, match=says):
             config.load(Outer, tmp_path / "bad.yaml")
+    (tmp_path / "bad.yaml").write_bytes(b"out: caf\xe9")
+    with pytest.raises(BadInput, match="is not YAML"):
+        config.load(Outer, tmp_path / "bad.yaml")
     (tmp_path / "empty.yaml").write_text("")
     assert config.load(Outer, tmp_path / "empty.yaml", ["out=x"]).out == "x"
 
@@ -100,6 +129,23 @@ def test_run_folder_remembers_its_identity(tmp_path):
     assert (out / "metrics.jsonl").read_text() == "kept\n"
 
 
+def test_a_run_killed_while_its_folder_was_begun_goes_on(tmp_path, monkeypatch):
+    config_of_run = Outer(out=str(tmp_path / "run"))
+    for killed in ("replace", "safe_dump"):  # within the receipt; behind it
+
+        def die(*_, **__):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            if killed == "replace":
+                patch.setattr(config.os, "replace", die)
+            else:
+                patch.setattr(config.yaml, "safe_dump", die)
+            with pytest.raises(KeyboardInterrupt):
+                config.open_run(config_of_run, device="cpu")
+    assert (config.open_run(config_of_run, device="cpu") / "config.yaml").is_file()
+
+
 def test_run_folder_of_something_else(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(BadInput, match="is a file"):
@@ -114,6 +160,7 @@ def test_run_folder_of_something_else(tmp_path):
 
     with pytest.raises(BadInput, match="belongs to a Outer, not a Other"):
         config.open_run(Other(out=str(tmp_path / "a")), device="cpu")
-    (tmp_path / "a" / "run.json").write_text("{")
-    with pytest.raises(BadInput, match="cannot be read"):
-        config.open_run(Outer(out=str(tmp_path / "a")), device="cpu")
+    for content in ("{", "[]"):
+        (tmp_path / "a" / "run.json").write_text(content)
+        with pytest.raises(BadInput, match="cannot be read"):
+            config.open_run(Outer(out=str(tmp_path / "a")), device="cpu")
