@@ -55,12 +55,13 @@ class QuickstartRun:
     Attributes:
       seed: of the questions, the weights, the order of examples and the votes.
       steps: optimizer steps; None: what the task needs.
-      held_out: questions of the evaluation; None: the task's number.
+      pool, held_out: rows before curation and questions of the evaluation; None: the task's numbers.
       out: where everything is written.
     """
 
     seed: int = 0
     steps: int | None = None
+    pool: int | None = None
     held_out: int | None = None
     out: str = ""
 
@@ -122,7 +123,7 @@ def _prepare(config: QuickstartRun, out: pathlib.Path) -> None:
     held_out = task.questions(
         recipe.held_out_seed + 1000 * config.seed, config.held_out or recipe.held_out, held_out=True
     )
-    pool = task.pool(recipe.pool_seed + 1000 * config.seed, recipe.pool, held_out)
+    pool = task.pool(recipe.pool_seed + 1000 * config.seed, config.pool or recipe.pool, held_out)
     write_jsonl(out / "held_out.jsonl", ({"id": q.id, "question": q.text, "answer": q.answer} for q in held_out))
     write_jsonl(out / "pool.jsonl", pool)
     train_tokenizer(task.corpus(recipe.pool_seed, 3000)).save(out / "tokenizer")

@@ -36,5 +36,6 @@ def train_tokenizer(corpus: Iterable[str], size: int = 1000) -> Tokenizer:
     )
     backend.train_from_iterator(corpus, trainer)
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-    eos = [backend.token_to_id("<|im_end|>"), backend.token_to_id("<|endoftext|>")]
+    vocabulary = backend.get_vocab()
+    eos = [vocabulary["<|im_end|>"], vocabulary["<|endoftext|>"]]
     return Tokenizer(backend, settings=settings, chat_template=CHAT_TEMPLATE, eos_ids=eos)
