@@ -3,13 +3,16 @@
 Nothing that computes is imported before the environment of the recipe is set (XLA reads it once, when it is loaded).
 """
 
+import contextlib
 import dataclasses
 import importlib
 import os
 import pathlib
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from s1jax import config as configuration
@@ -82,18 +85,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(_overview())
             return 0
-        return _dispatch(arguments[0], arguments[1:])
+        with _ended_by_sigterm():
+            return _dispatch(arguments[0], arguments[1:])
     except BadInput as error:
-        print(f"s1jax: {error}", file=sys.stderr)
+        print(f"s1jax: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("s1jax: interrupted; what was finished is saved, the same command goes on", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as stop:
+        if stop.code == TERMINATED:
+            print("s1jax: stopped by SIGTERM; what was finished is saved, the same command goes on", file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else 1
     except Exception:
         traceback.print_exc()
         return 1
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends a verb as Ctrl-C does, files closed, with its own exit code; `train` ends its step first."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _dispatch(name: str, arguments: list[str]) -> int:

@@ -1,5 +1,6 @@
 """The command line: exit codes, one clear line for bad input, and nothing lost by it."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -7,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
+from s1jax import __main__ as cli
 from s1jax.__main__ import main, prepare_environment
+from s1jax.config import BadInput
 from s1jax.quickstart import task
 from s1jax.quickstart.tokenizer import train_tokenizer
-from s1jax.records import read_jsonl, write_jsonl
+from s1jax.records import JsonlWriter, read_jsonl, write_jsonl
 
 SIZES = "D: 16, K: 1, G: 2, H: 8, F: 32, V: 600, L: 1, max_position: 256"
 MODEL = f"{{init: {{family: qwen2, {SIZES}, tied: true, qkv_bias: true}}}}"
@@ -127,6 +131,47 @@ def test_environment_of_a_recipe_is_set_before_jax(tmp_path, monkeypatch):
     prepare_environment(str(tmp_path / "r.yaml"))
     assert os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.92"
     monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION")
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeRun:
+    out: str
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Puts a verb `fake` in place, which runs what is given."""
+
+    def put(run) -> None:
+        module = types.ModuleType("fake_verb")
+        module.FakeRun, module.run = FakeRun, run  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "fake_verb", module)
+        monkeypatch.setitem(cli.VERBS, "fake", cli.Verb("fake_verb", "FakeRun", "", ""))
+
+    return put
+
+
+def test_sigterm_ends_any_verb_with_75_and_closed_files(fake, tmp_path, capsys):
+    def run(config):
+        with JsonlWriter(tmp_path / "rows.jsonl") as writer:
+            writer.write({"id": 1})
+            os.kill(os.getpid(), signal.SIGTERM)
+            writer.write({"id": 2})
+            raise AssertionError("not ended")
+
+    fake(run)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["fake", "out=x"]) == 75 and "SIGTERM" in capsys.readouterr().err
+    assert len(read_jsonl(tmp_path / "rows.jsonl")) == 1 and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_bad_input_is_one_line_and_other_errors_exit_with_1(fake, capsys):
+    def run(config):
+        raise BadInput("a\nb") if config.out == "x" else RuntimeError("c")
+
+    fake(run)
+    assert fails(["fake", "out=x"], capsys) == "s1jax: a b"
+    assert main(["fake", "out=y"]) == 1 and "RuntimeError: c" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
