@@ -1,40 +1,181 @@
-"""Attention of training: causal, within the segments of packed rows, by backend.
+"""Attention of training: causal, within the segments of packed rows, by backend and on a mesh.
 
-Every backend gives each position the keys of its own segment up to its own position, whatever order the positions of a
-row have. A backend that cannot keep segments apart refuses to run.
+A row of a batch holds examples one after another (segments 1, 2, ...; 0 behind the last). Every position sees the keys
+of its own segment up to its own position. A backend that cannot keep segments apart refuses packed rows.
+
+On a mesh whose `context` axis shards T, a kernel still needs whole rows. Where `tensor x context` divides the kv heads,
+heads are exchanged for time (all-to-all): each device then has whole rows of some heads, so the causal half is shared
+evenly. Otherwise keys and values are gathered, which only the XLA backend does.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from s1jax.axes import constrain
-from s1jax.models import layers
-from s1jax.models.decoder import Attend
+from s1jax.config import BadInput
+from s1jax.mesh import ACTIVATION
+from s1jax.models import attention_kernels
+from s1jax.models.decoder import Attend, DecoderConfig
+from s1jax.models.time import cut_time, join_time, nearest_divisor
 
-SCORES = 1 << 26  # float32 scores that XLA attention may hold per device, roughly
+SCORES = 1 << 26  # float32 scores that XLA attention holds per device at once
+ROWS = P(ACTIVATION["B"], None)
+HEADS = P(ACTIVATION["B"], None, ("tensor", "context"))
 
 
-def segmented(segments_BT: jax.Array, positions_BT: jax.Array) -> Attend:
-    """Attention in plain XLA, exact in float32; queries are taken in chunks where T x S scores would be too many.
+@dataclasses.dataclass(frozen=True)
+class Segments:
+    """What a batch says about its rows.
 
-    Args:
-      segments_BT: 1, 2, ... for the examples of a row; 0 for padding, which sees and is seen by nothing but padding.
+    Attributes:
+      segments_BT: 1, 2, ... for the examples of a row; 0 for padding.
       positions_BT: positions in their segments.
+      most, longest: upper bounds on the segments of a row and on a segment's length; static.
     """
 
-    def attend(q_BTKGH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, state: Any) -> tuple[jax.Array, Any]:
-        def of_queries(q_BCKGH: jax.Array, segments_BC: jax.Array, positions_BC: jax.Array) -> jax.Array:
-            mask_BCT = visible(segments_BC, positions_BC, segments_BT, positions_BT)
-            return layers.attention(q_BCKGH, k_BTKH, v_BTKH, mask_BCT)
+    segments_BT: jax.Array
+    positions_BT: jax.Array
+    most: int
+    longest: int
 
-        chunk = query_chunk(q_BTKGH.shape)
-        return over_queries(of_queries, chunk, q_BTKGH, segments_BT, positions_BT), state
+
+@dataclasses.dataclass(frozen=True)
+class Backend:
+    """One line of `BACKENDS`.
+
+    Attributes:
+      kernel: `(q_BTKGH, k_BTKH, v_BTKH, rows) -> o_BTKGH` on whole rows of one device; None for XLA.
+      keeps_segments: examples of one row do not see each other.
+      platform: where it runs, None for anywhere.
+      dtypes: compute types it takes.
+    """
+
+    kernel: Callable[[jax.Array, jax.Array, jax.Array, Segments], jax.Array] | None
+    keeps_segments: bool
+    platform: str | None
+    dtypes: tuple[str, ...]
+
+
+BACKENDS: dict[str, Backend] = {
+    "xla": Backend(None, True, None, ("float32", "bfloat16")),
+    "splash": Backend(attention_kernels.splash, True, "tpu", ("float32", "bfloat16")),
+    "splash_interpreted": Backend(attention_kernels.splash_interpreted, True, None, ("float32", "bfloat16")),
+    "cudnn": Backend(attention_kernels.cudnn_offsets, True, "gpu", ("bfloat16",)),
+    "cudnn_gathered": Backend(attention_kernels.cudnn_gathered, True, "gpu", ("bfloat16",)),
+    "cudnn_causal": Backend(attention_kernels.cudnn_causal, False, "gpu", ("bfloat16",)),
+}
+
+
+def choose(name: str, config: DecoderConfig, mesh: Mesh, *, dtype: str, is_packed: bool) -> str:
+    """The backend to use: `name`, or for `auto` the fastest that can.
+
+    Raises:
+      BadInput: `name` is unknown, does not run here, or would let the examples of a packed row see each other.
+    """
+    platform = mesh.devices.flat[0].platform
+    if name == "auto":
+        first = {"tpu": ["splash"], "gpu": ["cudnn", "cudnn_gathered"] if is_packed else ["cudnn_causal"]}
+        fits = (n for n in first.get(platform, []) if _refusal(n, config, mesh, dtype, is_packed, platform) is None)
+        return next(fits, "xla")
+    if name not in BACKENDS:
+        raise BadInput(f"attention={name!r} is not known; use auto or one of {', '.join(BACKENDS)}")
+    if reason := _refusal(name, config, mesh, dtype, is_packed, platform):
+        raise BadInput(f"attention={name}: {reason}")
+    return name
+
+
+def _refusal(name: str, config: DecoderConfig, mesh: Mesh, dtype: str, is_packed: bool, platform: str) -> str | None:
+    backend = BACKENDS[name]
+    if is_packed and not backend.keeps_segments:
+        return "it does not keep the examples of a packed row apart; use cudnn, or packing.enabled=false"
+    if backend.platform not in (None, platform):
+        return f"it runs on a {backend.platform}, this is a {platform}; use auto"
+    if dtype not in backend.dtypes:
+        return f"it takes {' or '.join(backend.dtypes)}, dtype is {dtype}; use auto or another dtype"
+    if backend.kernel is not None and not exchanges_heads(config.K, mesh):
+        ways = mesh.shape["tensor"] * mesh.shape["context"]
+        return f"tensor x context = {ways} does not divide the {config.K} kv heads; use smaller ones, or xla"
+    if name == "cudnn" and (reason := attention_kernels.offsets_refusal()):
+        return f"{reason}; use cudnn_gathered"
+    return None
+
+
+def exchanges_heads(kv_heads: int, mesh: Mesh) -> bool:
+    """Whether each device can have whole rows of some kv heads."""
+    return kv_heads % (mesh.shape["tensor"] * mesh.shape["context"]) == 0
+
+
+def segmented(backend: str, rows: Segments, mesh: Mesh | None = None) -> Attend:
+    """The attention of a batch for `decoder.forward`.
+
+    Args:
+      backend: key of `BACKENDS`, checked by `choose`.
+      mesh: over which the batch is sharded; None for one device.
+    """
+    kernel = BACKENDS[backend].kernel
+
+    def attend(q_BTKGH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+        if kernel is None:
+            return _xla(q_BTKGH, k_BTKH, v_BTKH, rows, mesh), state
+        if mesh is None or mesh.size == 1:
+            return kernel(q_BTKGH, k_BTKH, v_BTKH, rows), state
+        return _on_mesh(kernel, q_BTKGH, k_BTKH, v_BTKH, rows, mesh), state
 
     return attend
+
+
+def _on_mesh(kernel: Callable, q: jax.Array, k: jax.Array, v: jax.Array, rows: Segments, mesh: Mesh) -> jax.Array:
+    def local(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, positions: jax.Array) -> jax.Array:
+        return kernel(q, k, v, dataclasses.replace(rows, segments_BT=segments, positions_BT=positions))
+
+    mapped = jax.shard_map(
+        local, mesh=mesh, in_specs=(HEADS, HEADS, HEADS, ROWS, ROWS), out_specs=HEADS, check_vma=False
+    )
+    return constrain(mapped(q, k, v, rows.segments_BT, rows.positions_BT), "BTKGH")
+
+
+def _xla(q_BTKGH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, rows: Segments, mesh: Mesh | None) -> jax.Array:
+    """Exact in float32; queries in chunks, recomputed in the backward pass, where T x S scores would be too many."""
+    B, T, K, G, _ = q_BTKGH.shape
+    is_exchanged = mesh is None or exchanges_heads(K, mesh)
+    ways = 1 if mesh is None or is_exchanged else mesh.shape["context"]
+    segments_BS, positions_BS = _placed(rows.segments_BT, mesh, ROWS), _placed(rows.positions_BT, mesh, ROWS)
+    keys = HEADS if is_exchanged else P(ACTIVATION["B"], None, "tensor")
+    k_BSKH, v_BSKH = _placed(k_BTKH, mesh, keys), _placed(v_BTKH, mesh, keys)
+    if is_exchanged:
+        q_BTKGH, queries = _placed(q_BTKGH, mesh, HEADS), (segments_BS, positions_BS)
+    else:
+        queries = (rows.segments_BT, rows.positions_BT)
+
+    def of(q_BCKGH: jax.Array, segments_BC: jax.Array, positions_BC: jax.Array) -> jax.Array:
+        mask_BCS = visible(segments_BC, positions_BC, segments_BS, positions_BS)
+        return dot_attention(q_BCKGH, k_BSKH, v_BSKH, mask_BCS)
+
+    devices = 1 if mesh is None else mesh.size
+    most = max(1, SCORES * devices // (B * K * G * T))
+    chunk = nearest_divisor(T // ways, max(1, most // ways))
+    if chunk == T // ways:
+        return constrain(of(q_BTKGH, *queries), "BTKGH")
+    parts = tuple(cut_time(x, chunk, ways) for x in (q_BTKGH, *queries))
+    out = jax.lax.map(jax.checkpoint(lambda part: of(*part)), parts)
+    return constrain(join_time(out, ways), "BTKGH")
+
+
+def dot_attention(q_BTKGH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+    """Attention in plain XLA, softmax in float32, heads before time so that no array of scores is transposed."""
+    q_BKGTH, k_BKSH, v_BKSH = (jnp.moveaxis(x, 1, axis) for x, axis in ((q_BTKGH, 3), (k_BSKH, 2), (v_BSKH, 2)))
+    score_BKGTS = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32)
+    score_BKGTS = score_BKGTS * (1.0 / math.sqrt(q_BTKGH.shape[-1]))
+    score_BKGTS = jnp.where(mask_BTS[:, None, None], score_BKGTS, jnp.finfo(jnp.float32).min)
+    weight_BKGTS = jax.nn.softmax(score_BKGTS, axis=-1).astype(v_BSKH.dtype)
+    return jnp.moveaxis(jnp.einsum("BKGTS,BKSH->BKGTH", weight_BKGTS, v_BKSH), 3, 1)
 
 
 def visible(
@@ -45,18 +186,12 @@ def visible(
     return same & (positions_BT[:, :, None] >= positions_BS[:, None, :])
 
 
-def query_chunk(shape: tuple[int, ...]) -> int:
-    """Queries `[B, T, K, G, H]` to take at once: the largest divisor of T whose scores stay below `SCORES`."""
-    B, T, K, G, _ = shape
-    most = max(1, SCORES // (B * K * G * T))
-    return max(d for d in range(1, math.isqrt(T) + 1) for d in (d, T // d) if T % d == 0 and d <= most)
-
-
-def over_queries(of_queries: Callable[..., jax.Array], chunk: int, *arrays: jax.Array) -> jax.Array:
-    """`of_queries` over chunks of the second dimension, recomputed in the backward pass; at once where that is one."""
-    B, T = arrays[0].shape[:2]
-    if chunk >= T:
-        return of_queries(*arrays)
-    parts = tuple(jnp.moveaxis(x.reshape(B, T // chunk, chunk, *x.shape[2:]), 1, 0) for x in arrays)
-    out = jax.lax.map(jax.checkpoint(lambda part: of_queries(*part)), parts)
-    return constrain(jnp.moveaxis(out, 0, 1).reshape(B, T, *out.shape[3:]), "BTKGH")
+def _placed(x: jax.Array, mesh: Mesh | None, spec: P) -> jax.Array:
+    if mesh is None or mesh.size == 1:
+        return x
+    sharding = NamedSharding(mesh, spec)
+    return (
+        jax.reshard(x, sharding)
+        if AxisType.Explicit in mesh.axis_types
+        else (jax.lax.with_sharding_constraint(x, sharding))
+    )

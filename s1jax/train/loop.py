@@ -16,9 +16,9 @@ from jax.sharding import NamedSharding
 from s1jax.checkpoint.store import Store
 from s1jax.models.decoder import DecoderConfig
 from s1jax.records import JsonlWriter
-from s1jax.train import data
 from s1jax.train.flops import train_flops
 from s1jax.train.log import Log
+from s1jax.train.plan import HostBatch, Plan, prefetched
 from s1jax.train.step import Batch, Metrics, TrainState, place_batch
 from s1jax.train.stop import Stop
 
@@ -55,12 +55,12 @@ class Loop:
     """
 
     model: DecoderConfig
-    plan: data.Plan
+    plan: Plan
     step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
     evaluate: Callable[[Any, Batch], jax.Array]
     rows_at_once: int
     sharding: NamedSharding
-    validation: Sequence[data.HostBatch]
+    validation: Sequence[HostBatch]
     store: Store
     log: Log
     stop: Stop
@@ -75,7 +75,7 @@ class Dispatched:
     """A step on its way: its number from 1, its batch, and its metrics, still on the devices."""
 
     step: int
-    batch: data.HostBatch
+    batch: HostBatch
     metrics: Metrics
 
 
@@ -112,7 +112,7 @@ def train(loop: Loop, state: TrainState, start: int) -> TrainState:
     clock = Clock()
     shapes: set[tuple[int, ...]] = set()
     before: Dispatched | None = None
-    batches = data.prefetched(loop.plan, start)
+    batches = prefetched(loop.plan, start)
     for number in range(start + 1, loop.plan.steps + 1):
         with _profiled(loop, number):
             state, now = _dispatch(loop, state, number, next(batches), shapes)
@@ -135,7 +135,7 @@ def train(loop: Loop, state: TrainState, start: int) -> TrainState:
 
 
 def _dispatch(
-    loop: Loop, state: TrainState, number: int, batch: data.HostBatch, shapes: set[tuple[int, ...]]
+    loop: Loop, state: TrainState, number: int, batch: HostBatch, shapes: set[tuple[int, ...]]
 ) -> tuple[TrainState, Dispatched]:
     shape = batch.arrays.tokens.shape
     if shape not in shapes:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from s1jax.axes import constrain
 from s1jax.models.decoder import Model, logits
+from s1jax.models.time import cut_time, nearest_divisor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,24 +47,16 @@ def weighted_loss(
       chunk: positions whose logits exist at once (the nearest divisor of T below is taken); 0 for all.
       ways: how many times T is sharded. Each chunk takes an equal part of every shard, so no device waits.
     """
-    B, T = targets_BT.shape
-    size = _divisor(T // ways, chunk // ways) if chunk else T // ways
+    T = targets_BT.shape[1]
+    size = nearest_divisor(T // ways, max(1, chunk // ways)) if chunk else T // ways
     if size == T // ways:
         return jnp.sum(weights_BT * token_losses(logits(model, x_BTD), targets_BT))
 
-    def chunked(array: jax.Array) -> jax.Array:
-        array = array.reshape(B, ways, T // ways // size, size, *array.shape[2:])
-        return jnp.moveaxis(array, 2, 0)
-
     @jax.checkpoint
     def of_chunk(total: jax.Array, part: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        x, targets, weights = (array.reshape(B, ways * size, *array.shape[3:]) for array in part)
-        return total + jnp.sum(weights * token_losses(logits(model, constrain(x, "BTD")), targets)), None
+        x_BCD, targets_BC, weights_BC = part
+        losses_BC = token_losses(logits(model, constrain(x_BCD, "BTD")), targets_BC)
+        return total + jnp.sum(weights_BC * losses_BC), None
 
-    parts = (chunked(x_BTD), chunked(targets_BT), chunked(weights_BT))
+    parts = tuple(cut_time(array, size, ways) for array in (x_BTD, targets_BT, weights_BT))
     return jax.lax.scan(of_chunk, jnp.zeros((), jnp.float32), parts)[0]
-
-
-def _divisor(n: int, most: int) -> int:
-    """The largest divisor of n that is at most `most` (at least 1)."""
-    return max(d for d in range(1, max(min(n, most), 1) + 1) if n % d == 0)

@@ -12,7 +12,7 @@ import dataclasses
 import math
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -23,7 +23,7 @@ from s1jax.checkpoint import hf, store
 from s1jax.checkpoint.folder import fetch, read_config
 from s1jax.config import BadInput, free, open_run
 from s1jax.mesh import MeshConfig, make_mesh
-from s1jax.models import FAMILIES
+from s1jax.models import FAMILIES, attention
 from s1jax.models.decoder import Decoder, DecoderConfig, count
 from s1jax.tokens import Tokenizer
 from s1jax.train import data
@@ -33,6 +33,7 @@ from s1jax.train.loop import Loop, Pace, train
 from s1jax.train.loss import LossConfig
 from s1jax.train.optimizer import OptimizerConfig, warmup_steps
 from s1jax.train.packing import PackingConfig
+from s1jax.train.plan import HostBatch, Plan, in_order, make_plan, steps_per_epoch
 from s1jax.train.step import (
     REMAT,
     Recipe,
@@ -86,6 +87,7 @@ class TrainRun:
       packing, loss, optimizer: see there.
       dtype: compute type; parameters and their gradients are float32.
       remat: what the backward pass recomputes, a key of `step.REMAT`.
+      attention: `auto`, or a key of `attention.BACKENDS`.
       seed: of the order of examples, and of random weights.
       eval_every: steps between two validations; one is made before each save in any case.
       profile_steps: first step to trace and how many.
@@ -106,6 +108,7 @@ class TrainRun:
     optimizer: OptimizerConfig = OptimizerConfig()
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: str = free("full")
+    attention: str = free("auto")
     seed: int = 42
     mesh: MeshConfig = free(MeshConfig())
     save: SaveConfig = free(SaveConfig())
@@ -134,8 +137,8 @@ def run(config: TrainRun, *, progress: Callable[[Record], None] | None = None) -
     plan = _plan(config, examples, mesh)
     validation = _validation(config, tokenizer, plan, mesh)
     _check_positions(model, examples)
+    recipe = _recipe(config, model, plan, validation, mesh)
     out = open_run(config, device=_describe_devices(mesh))
-    recipe = Recipe(config.optimizer, config.loss, plan.steps, config.dtype, config.remat)
     shapes = jax.eval_shape(lambda: initial_state(Decoder(model, jax.random.key(0)), recipe))
     shardings = state_shardings(shapes, mesh)
     _say(f"model of {count(shapes.model):,} parameters; {examples.describe()}")
@@ -193,16 +196,16 @@ def _rows_at_once(config: TrainRun, mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"] * config.micro_batch
 
 
-def _plan(config: TrainRun, examples: data.Examples, mesh: Mesh) -> data.Plan:
+def _plan(config: TrainRun, examples: data.Examples, mesh: Mesh) -> Plan:
     for name in ("global_batch", "micro_batch", "epochs"):
         if getattr(config, name) < 1:
             raise BadInput(f"{name}={getattr(config, name)}; it must be at least 1")
-    per_epoch = data.steps_per_epoch(len(examples.rows), config.global_batch)
+    per_epoch = steps_per_epoch(len(examples.rows), config.global_batch)
     steps = config.epochs * per_epoch if config.steps is None else config.steps
     if steps < 1:
         raise BadInput(f"steps={steps}; it must be at least 1")
     warmup_steps(config.optimizer, steps)
-    return data.make_plan(
+    return make_plan(
         examples.rows,
         config.packing,
         batch=config.global_batch,
@@ -215,13 +218,28 @@ def _plan(config: TrainRun, examples: data.Examples, mesh: Mesh) -> data.Plan:
     )
 
 
-def _validation(config: TrainRun, tokenizer: Tokenizer, plan: data.Plan, mesh: Mesh) -> list[data.HostBatch]:
+def _validation(config: TrainRun, tokenizer: Tokenizer, plan: Plan, mesh: Mesh) -> list[HostBatch]:
     if not config.eval_rows:
         return []
     examples = data.load_examples(config.data, tokenizer, config.eval_rows)
     _say(f"validation: {examples.describe()}")
     multiple = math.lcm(config.packing.multiple, mesh.shape["context"])
-    return data.in_order(examples.rows, plan, row_multiple=_rows_at_once(config, mesh), length_multiple=multiple)
+    return in_order(examples.rows, plan, row_multiple=_rows_at_once(config, mesh), length_multiple=multiple)
+
+
+def _recipe(config: TrainRun, model: DecoderConfig, plan: Plan, validation: Sequence[HostBatch], mesh: Mesh) -> Recipe:
+    backend = attention.choose(config.attention, model, mesh, dtype=config.dtype, is_packed=config.packing.enabled)
+    _say(f"attention: {backend}")
+    return Recipe(
+        optimizer=config.optimizer,
+        loss=config.loss,
+        steps=plan.steps,
+        dtype=config.dtype,
+        remat=config.remat,
+        attention=backend,
+        most=max([plan.most, *(int(batch.arrays.segments.max()) for batch in validation)]),
+        longest=max([plan.longest, *(max(batch.lengths) for batch in validation)]),
+    )
 
 
 def _check_positions(model: DecoderConfig, examples: data.Examples) -> None:

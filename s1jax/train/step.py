@@ -63,6 +63,8 @@ class Recipe:
       steps: length of the schedule.
       dtype: compute type.
       remat: key of `REMAT`.
+      attention: key of `attention.BACKENDS`.
+      most, longest: bounds on the examples of a row and on an example's length.
     """
 
     optimizer: OptimizerConfig
@@ -70,6 +72,9 @@ class Recipe:
     steps: int
     dtype: str
     remat: str
+    attention: str = "xla"
+    most: int = 1
+    longest: int = 0
 
 
 def _full(layer: Callable) -> Callable:
@@ -85,31 +90,33 @@ REMAT: dict[str, Callable[[Callable], Callable] | None] = {
 UNROLLED = 8  # layers; a scan over fewer copies more than it saves
 
 
-def loss_of(model: Decoder, batch: Batch, recipe: Recipe) -> jax.Array:
+def loss_of(model: Decoder, batch: Batch, recipe: Recipe, mesh: Mesh | None = None) -> jax.Array:
     """The weighted loss of rows `[B, T]`."""
-    attend = attention.segmented(batch.segments, batch.positions)
+    rows = attention.Segments(batch.segments, batch.positions, recipe.most, recipe.longest)
     dtype, remat = jnp.dtype(recipe.dtype), REMAT[recipe.remat]
-    is_small = model.config.L <= UNROLLED and remat is None
-    x_BTD, _ = forward(model, batch.tokens, batch.positions, attend, dtype=dtype, remat=remat, unroll=is_small)
-    return weighted_loss(model, x_BTD, batch.targets, batch.weights, chunk=recipe.loss.chunk)
+    attend = attention.segmented(recipe.attention, rows, mesh)
+    unroll = model.config.L <= UNROLLED and remat is None
+    x_BTD, _ = forward(model, batch.tokens, batch.positions, attend, dtype=dtype, remat=remat, unroll=unroll)
+    ways = 1 if mesh is None else mesh.shape["context"]
+    return weighted_loss(model, x_BTD, batch.targets, batch.weights, chunk=recipe.loss.chunk, ways=ways)
 
 
-def gradients(model: Decoder, batch: Batch, recipe: Recipe) -> tuple[jax.Array, Decoder]:
+def gradients(model: Decoder, batch: Batch, recipe: Recipe, mesh: Mesh | None = None) -> tuple[jax.Array, Decoder]:
     """Loss and gradient of all micro-batches `[A, B, T]`. Both are sums, since the weights are of the whole step."""
     of_rows = jax.value_and_grad(loss_of)
     if batch.tokens.shape[0] == 1:
-        return of_rows(model, jax.tree.map(lambda x: x[0], batch), recipe)
+        return of_rows(model, jax.tree.map(lambda x: x[0], batch), recipe, mesh)
 
     def add(total: tuple[jax.Array, Decoder], rows: Batch) -> tuple[tuple[jax.Array, Decoder], None]:
-        return jax.tree.map(jnp.add, total, of_rows(model, rows, recipe)), None
+        return jax.tree.map(jnp.add, total, of_rows(model, rows, recipe, mesh)), None
 
     zero = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, model))
     return jax.lax.scan(add, zero, batch)[0]
 
 
-def train_step(state: TrainState, batch: Batch, recipe: Recipe) -> tuple[TrainState, Metrics]:
+def train_step(state: TrainState, batch: Batch, recipe: Recipe, mesh: Mesh | None = None) -> tuple[TrainState, Metrics]:
     """One update."""
-    loss, grads = gradients(state.model, batch, recipe)
+    loss, grads = gradients(state.model, batch, recipe, mesh)
     model, moments = optimizer.update(recipe.optimizer, recipe.steps, grads, state.optimizer, state.model)
     rate = optimizer.learning_rate(recipe.optimizer, recipe.steps, state.step)
     return TrainState(state.step + 1, model, moments), Metrics(loss, optax.tree.norm(grads), rate)
@@ -149,7 +156,7 @@ def make_step(recipe: Recipe, mesh: Mesh, shardings: TrainState) -> Callable[[Tr
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with placed(mesh):
-            return train_step(state, batch, recipe)
+            return train_step(state, batch, recipe, mesh)
 
     return jax.jit(
         step,
@@ -164,7 +171,7 @@ def make_eval(recipe: Recipe, mesh: Mesh, shardings: TrainState) -> Callable[[De
 
     def loss(model: Decoder, batch: Batch) -> jax.Array:
         with placed(mesh):
-            return jnp.sum(jax.lax.map(lambda rows: loss_of(model, rows, recipe), batch))
+            return jnp.sum(jax.lax.map(lambda rows: loss_of(model, rows, recipe, mesh), batch))
 
     return jax.jit(loss, in_shardings=(shardings.model, batch_sharding(mesh)), out_shardings=NamedSharding(mesh, P()))
 
