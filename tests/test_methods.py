@@ -266,6 +266,11 @@ def test_generate_refuses_a_file_that_answers_other_prompts(folder, tmp_path):
     generate.run(config("1?"), session(config("1?"), answers)[0])
     with pytest.raises(BadInput, match="completions.jsonl:1: sample 0 of 'a' completes another prompt"):
         generate.run(config("2?"), session(config("2?"), answers)[0])
+    for changed in ({"thinking_token_budget": 9}, {"temperature": 1.0}, {"seed": 5}):
+        same = config("1?")
+        records.write_jsonl(tmp_path / "prompts.jsonl", [{"id": "a", "question": "1?", **changed}])
+        with pytest.raises(BadInput, match="prompt 'a' was completed under control, sampling or seed"):
+            generate.run(same, session(same, answers)[0])
     file = tmp_path / "out" / "completions.jsonl"
     file.write_text(file.read_text() * 2)
     with pytest.raises(BadInput, match="sample 0 of 'a' is there twice"):
@@ -335,6 +340,9 @@ def test_one_prompt_is_shown_whole_while_it_is_written(folder, tokenizer, tmp_pa
     assert "ended by natural" in shown
     row = records.to_completion(json.loads((tmp_path / "out" / "completions.jsonl").read_text()))
     assert shown.startswith(row.text)
+    own, engines = session(config, answers)
+    generate.run(config, own)
+    assert not engines and capsys.readouterr().out == shown  # what is done is shown, not done again
 
 
 @pytest.mark.parametrize("preset", ["s1", "think_tags"])

@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from s1jax import grade, records
-from s1jax.config import BadInput, open_run
+from s1jax.config import BadInput, open_run, write_json
 from s1jax.methods import METHODS, vote
 from s1jax.methods.asks import Ask
 from s1jax.methods.progress import Progress
@@ -16,7 +18,7 @@ from s1jax.methods.stored import stored
 from s1jax.methods.stream import Stream
 from s1jax.records import Completion, JsonlWriter, Prompt
 
-COMPLETIONS, VOTES = "completions.jsonl", "votes.jsonl"
+COMPLETIONS, VOTES, SETTINGS = "completions.jsonl", "votes.jsonl", "settings.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,14 +59,15 @@ def run(config: GenerateRun, session: Session | None = None) -> pathlib.Path:
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(JsonlWriter(out / COMPLETIONS))
         by_key = {(ask.id, ask.sample): ask for ask in asks}
-        prompt_ids = {key: ask.prompt_ids for key, ask in by_key.items()}
+        stream = Stream(session.tokenizer, config.control) if config.prompt is not None and len(asks) == 1 else None
         done = set()
-        for completion in stored(out / COMPLETIONS, Completion, prompt_ids):
+        for completion in _finished(out, asks):
             done.add((completion.id, completion.sample))
             if tally is not None:
                 tally.add(by_key[completion.id, completion.sample], completion)
+            if stream is not None:
+                stream.finish(completion)
         missing = [ask for key, ask in by_key.items() if key not in done]
-        stream = Stream(session.tokenizer, config.control) if config.prompt is not None and len(asks) == 1 else None
         progress = None if stream else stack.enter_context(Progress(len(asks), len(done), "generate"))
 
         def on_done(ask: Ask, completion: Completion) -> None:
@@ -80,6 +83,31 @@ def run(config: GenerateRun, session: Session | None = None) -> pathlib.Path:
     if tally is not None:
         tally.write(out / VOTES, [prompt.id for prompt in prompts])
     return out
+
+
+def _finished(out: pathlib.Path, asks: Sequence[Ask]) -> Iterator[Completion]:
+    """What a former start has finished. `settings.json` remembers under which settings: they may differ row by row.
+
+    Raises:
+      BadInput: a finished row was completed under other settings or from another prompt.
+    """
+    path = out / SETTINGS
+    now = {ask.id: _settings(ask) for ask in asks}
+    before = json.loads(path.read_text(encoding="utf-8"))["settings"] if path.is_file() else {}
+    for completion in stored(out / COMPLETIONS, Completion, {(ask.id, ask.sample): ask.prompt_ids for ask in asks}):
+        if before.get(completion.id) != now[completion.id]:
+            raise BadInput(
+                f"{out / COMPLETIONS}: prompt {completion.id!r} was completed under control, sampling or seed "
+                f"{before.get(completion.id)}, now {now[completion.id]} (hashes); set them back or give a new folder"
+            )
+        yield completion
+    write_json(path, {"format": "s1jax.settings/1", "settings": {**before, **now}})
+
+
+def _settings(ask: Ask) -> str:
+    sampling = dataclasses.replace(ask.sampling, n=1)
+    text = json.dumps([dataclasses.asdict(ask.control), dataclasses.asdict(sampling), ask.seed])
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
 
 
 def _asks(prompt: Prompt, config: GenerateRun, session: Session, n: int) -> list[Ask]:
