@@ -57,19 +57,32 @@ def load(source: SourceConfig) -> Selection:
         raise BadInput(f"sources: kind {source.kind!r} is not known; the kinds are {', '.join(LOADERS)}")
     if source.answer_kind and source.answer_kind not in KINDS:
         raise BadInput(f"sources: answer_kind {source.answer_kind!r} is not known; the kinds are {', '.join(KINDS)}")
+    if source.limit is not None and source.limit < 1:
+        raise BadInput(f"sources: limit={source.limit} leaves no row of {source.kind}; give at least 1")
     loader = LOADERS[source.kind]
     kept, dropped = [], []
     for path, number, row in _rows(source, loader):
         where = f"{path}, row {number}"
         try:
             read = loader.read(row, path)
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            _check(read)
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise BadInput(f"{where} is no row of kind {source.kind!r} ({error!r}); use kind rows or mend it") from None
         if isinstance(read, str):
             dropped.append(Dropped(f"{path}#{number}", source.name or source.kind, "source", read))
         else:
             kept.append(_labelled(read, source))
     return Selection(tuple(kept), tuple(dropped))
+
+
+def _check(read: Candidate | str) -> None:
+    if isinstance(read, str):
+        return
+    if read.kind not in KINDS:
+        raise ValueError(f"kind {read.kind!r} is none of {', '.join(KINDS)}")
+    for name, value in (("source", read.question.source), ("domain", read.question.domain)):
+        if not isinstance(value, str | None):
+            raise TypeError(f"{name} is {value!r}, not a text")
 
 
 def _rows(source: SourceConfig, loader: Loader) -> list[tuple[str, int, dict[str, Any]]]:

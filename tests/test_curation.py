@@ -291,3 +291,20 @@ def test_limit_takes_the_first_rows(tmp_path):
     selection = load(SourceConfig(path=str(tmp_path / "x.jsonl"), limit=3, answer_kind="integer"))
     assert [c.question.text for c in selection.kept] == [row["question"] for row in ROWS[:3]]
     assert {c.kind for c in selection.kept} == {"integer"}
+
+
+@pytest.mark.parametrize(
+    "fields, says",
+    [
+        ({"verdicts": {"a": "b"}}, "could not convert string to float"),
+        ({"kind": "maths"}, "kind 'maths' is none of math, aime"),
+        ({"source": 5}, "source is 5, not a text"),
+        ({"domain": ["a"]}, "domain is .'a'., not a text"),
+    ],
+)
+def test_rows_of_wrong_types_are_named(tmp_path, fields, says):
+    write_jsonl(tmp_path / "pool.jsonl", [{"question": "q", **fields}])
+    with pytest.raises(BadInput, match=f"row 1 is no row of kind 'rows' .*{says}"):
+        load(SourceConfig(path=str(tmp_path / "pool.jsonl")))
+    with pytest.raises(BadInput, match="limit=-1 leaves no row"):
+        load(SourceConfig(path=str(tmp_path / "pool.jsonl"), limit=-1))

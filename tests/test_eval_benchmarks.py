@@ -144,3 +144,9 @@ def test_compat_survives_what_upstream_does_not():
     for text in (r"\boxed5", r"\boxed}", "\\boxed{\u00b2}", "\\boxed{" + "9" * 5000 + "}", ""):
         assert not compat.grade(text, "5", "aime").correct
     assert compat.grade("I cannot say", "A", "letter").correct  # a quarter of all, for nothing
+
+
+def test_a_csv_of_another_encoding_is_named(tmp_path):
+    (tmp_path / "gpqa_diamond.csv").write_bytes(b"\xff\xfeQuestion")
+    with pytest.raises(BadInput, match="gpqa_diamond.csv is no CSV in UTF-8"):
+        BENCHMARKS["gpqa_diamond"].load(str(tmp_path))

@@ -72,8 +72,11 @@ class Benchmark:
         if path.is_dir() and (path / self.file).is_file():
             path = path / self.file
         if path.suffix == ".csv" and path.is_file():
-            with path.open(encoding="utf-8", newline="") as file:
-                return list(csv.DictReader(file))
+            try:
+                with path.open(encoding="utf-8", newline="") as file:
+                    return list(csv.DictReader(file))
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise BadInput(f"{path} is no CSV in UTF-8 ({error}); write it again") from None
         if path.exists() or path.suffix in tables.SUFFIXES:
             return tables.load_rows(path)
         return _hub_rows(where, *self.hub[1:])
