@@ -118,7 +118,7 @@ def run(config: QuickstartRun) -> pathlib.Path:
 
 def _prepare(config: QuickstartRun, out: pathlib.Path) -> None:
     recipe = task.RECIPE
-    if (out / "tokenizer" / "tokenizer.json").is_file():
+    if (out / "tokenizer" / "chat_template.jinja").is_file():
         return  # it is written last
     held_out = task.questions(
         recipe.held_out_seed + 1000 * config.seed, config.held_out or recipe.held_out, held_out=True
