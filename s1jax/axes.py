@@ -121,12 +121,34 @@ def _product(equation: str, x: jax.Array, weight: jax.Array, accumulate: jnp.dty
     inner, _, rest = equation.partition(",")
     if placement is None and inner.startswith("BT") and "->BT" in rest:
         flat = f"{inner[1:]},{rest.replace('->BT', '->T')}"
-        product = jnp.einsum(flat, x.reshape(-1, *x.shape[2:]), weight, preferred_element_type=accumulate)
+        product = _contract(flat, x.reshape(-1, *x.shape[2:]), weight, accumulate, None)
         return product.reshape(*x.shape[:2], *product.shape[1:])
     sharding = None
     if placement is not None and _is_explicit(placement[0]):
         sharding = NamedSharding(placement[0], spec(equation.rpartition("->")[2], placement[1]))
-    return jnp.einsum(equation, x, weight, preferred_element_type=accumulate, out_sharding=sharding)
+    return _contract(equation, x, weight, accumulate, sharding)
+
+
+def _contract(
+    equation: str,
+    x: jax.Array,
+    weight: jax.Array,
+    accumulate: jnp.dtype | type | None,
+    sharding: NamedSharding | None,
+) -> jax.Array:
+    """The einsum, summed over dimensions in the order in which they stand.
+
+    `jnp.einsum` takes them in alphabetical order: over K, G, H that transposes the whole weight in every call on a CPU.
+    """
+    left, _, rest = equation.partition(",")
+    right, _, out = rest.partition("->")
+    summed = [letter for letter in left if letter in right and letter not in out]
+    if out != "".join(letter for letter in left + right if letter not in summed):
+        return jnp.einsum(equation, x, weight, preferred_element_type=accumulate, out_sharding=sharding)
+    dimensions = [left.index(letter) for letter in summed], [right.index(letter) for letter in summed]
+    return jax.lax.dot_general(
+        x, weight, (dimensions, ((), ())), preferred_element_type=accumulate, out_sharding=sharding
+    )
 
 
 def take(table: Weight, ids_BT: jax.Array, letters: str) -> jax.Array:

@@ -52,23 +52,28 @@ def tokenizer() -> Tokenizer:
 
 
 @functools.cache
-def model() -> Decoder:
+def make_model(config: DecoderConfig) -> Decoder:
     """Random weights, scaled so that the likely ids change from position to position, some letters among them."""
     ids = np.array([*tokenizer().encode(LETTERS), *tokenizer().encode_markup("<|im_start|><|im_end|>")])
-    scale_V = np.full(CONFIG.V, 2.0, np.float32)
+    scale_V = np.full(config.V, 2.0, np.float32)
     scale_V[ids] = [5.0] * len(LETTERS) + [3.0, 2.5]
     noise = np.random.default_rng(SEED)
-    fan_in = {"embed": CONFIG.D, "blocks.o": 2 * CONFIG.L * CONFIG.D, "blocks.down": 2 * CONFIG.L * CONFIG.F}
+    fan_in = {"embed": config.D, "blocks.o": 2 * config.L * config.D, "blocks.down": 2 * config.L * config.F}
 
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
         if "norm" in name or "bias" in name:
             return np.full(shape, 2.0 * ("norm" in name), np.float32)
-        values = noise.standard_normal(shape, np.float32) / np.sqrt(fan_in.get(name, CONFIG.D))
-        return values * (scale_V[:, None] if name == "embed" else 2)
+        values = noise.standard_normal(shape, np.float32) / np.sqrt(fan_in.get(name, config.D))
+        return (values * (scale_V[:, None] if name == "embed" else 2)).astype(np.float32)
 
-    empty = abstract(CONFIG)
+    empty = abstract(config)
     leaves = [draw(name, shape.shape) for name, shape in named(empty).items()]
     return jax.tree.unflatten(jax.tree.structure(empty), leaves)
+
+
+def model() -> Decoder:
+    """The model of most tests."""
+    return make_model(CONFIG)
 
 
 @functools.cache
@@ -125,7 +130,8 @@ def plain_scores(
     weight_V = np.exp(scaled_V - scaled_V.max())
     if config.top_p < 1:
         before_V = np.cumsum(weight_V[order_V]) - weight_V[order_V]
-        scaled_V[order_V[before_V >= config.top_p * weight_V.sum()]] = -np.inf
+        last = order_V[np.flatnonzero(before_V < config.top_p * weight_V.sum())[-1]]
+        scaled_V[scaled_V < scaled_V[last]] = -np.inf
     scaled_V[weight_V < config.min_p] = -np.inf
     folded = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(key)), position)
     return scaled_V + np.asarray(jax.random.gumbel(folded, scaled_V.shape, jnp.float32))

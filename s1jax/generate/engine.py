@@ -20,14 +20,17 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from s1jax.config import BadInput
 from s1jax.generate import requests
 from s1jax.generate.automaton import DONE, PAUSE, RUN, Control
 from s1jax.generate.engine_config import EngineConfig, resolve_classes
+from s1jax.generate.memory import plan
 from s1jax.generate.requests import Request, Seat
 from s1jax.generate.seating import Seating, Snapshot, Stats
 from s1jax.generate.slots import Buckets, SlotTable
 from s1jax.generate.state import Place, Report, Shape
 from s1jax.generate.weights import prepare
+from s1jax.models import cache as kv
 from s1jax.models.decoder import Decoder, Unstacked
 from s1jax.records import Completion
 from s1jax.tokens import Tokenizer
@@ -51,6 +54,7 @@ class Engine:
 
     Attributes:
       max_length: most ids of prompt and completion.
+      memory: where its device memory goes.
       stats: what it has done so far.
     """
 
@@ -76,19 +80,16 @@ class Engine:
         Raises:
           BadInput: a configuration that cannot be.
         """
-        slots = 8 if config.slots == "auto" else config.slots
-        shape = Shape(resolve_classes(config, model.config, slots), config.window, dtype)
+        resolve_classes(config, model.config, 1)  # refuses before the weights are touched
+        prepared = prepare(model, config.weights or dtype, mesh)
+        size = kv.Size(model.config.L, model.config.K, model.config.H, config.cache or dtype)
+        buckets = Buckets(config.prefill_smallest, config.prefill_rows)
+        self.memory = plan(config, prepared, size, prefill_ids=buckets.ids)
+        notify(str(self.memory))
+        shape = Shape(self.memory.classes, config.window, dtype)
         self.max_length, self.stats = shape.max_length, Stats()
         self._tokenizer, self._control, self._ahead = tokenizer, control, config.ahead
-        self._slots = SlotTable(
-            prepare(model, config.weights or dtype),
-            control,
-            shape,
-            cache_dtype=config.cache or dtype,
-            buckets=Buckets(config.prefill_smallest, config.prefill_rows),
-            mesh=mesh,
-            notify=notify,
-        )
+        self._slots = SlotTable(prepared, control, shape, size=size, buckets=buckets, mesh=mesh, notify=notify)
         self._seating = Seating(self._slots, control, self.stats)
         self._next_ticket, self._number = 0, 0
         self._to_halt: list[Place] = []
@@ -136,7 +137,22 @@ class Engine:
         return [found[ticket] for ticket in sorted(found)]
 
     def advance(self, on_done: OnDone, on_pause: OnPause | None = None, on_progress: OnProgress | None = None) -> bool:
-        """One round: fill free slots, dispatch a window, read the report of the one before. False: nothing to do."""
+        """One round: fill free slots, dispatch a window, read the report of the one before. False: nothing to do.
+
+        Raises:
+          BadInput: the device is out of memory.
+        """
+        try:
+            return self._advance(on_done, on_pause, on_progress)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise BadInput(
+                f"out of device memory with {self.memory}; lower engine.slots or engine.max_length, or set "
+                "engine.cache or engine.weights to int8"
+            ) from error
+
+    def _advance(self, on_done: OnDone, on_pause: OnPause | None, on_progress: OnProgress | None) -> bool:
         self._seating.refill(self._number + 1)
         previous, self._outstanding = self._outstanding, None
         if any(seat.status == RUN and not self._seating.is_full(seat) for seat in self._seating.seats.values()):

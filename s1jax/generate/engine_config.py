@@ -22,6 +22,7 @@ class EngineConfig:
         cache one per position and head.
       ahead: dispatch the next window before the last one's report is read. Hides the host; a freed slot waits a window.
       prefill_rows, prefill_smallest: rows of a prefill program, and the length of the shortest.
+      memory_gib: device memory to plan with; None: what the device says that it has.
     """
 
     slots: int | Literal["auto"] = "auto"
@@ -33,6 +34,7 @@ class EngineConfig:
     ahead: bool = True
     prefill_rows: int = 8
     prefill_smallest: int = 64
+    memory_gib: float | None = None
 
 
 def resolve_classes(config: EngineConfig, model: DecoderConfig, slots: int) -> tuple[tuple[int, int], ...]:

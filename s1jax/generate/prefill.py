@@ -29,7 +29,7 @@ def prefill(model: Model, tokens_BT: jax.Array, *, dtype: str, cache_dtype: str)
     """Cached positions of prompts, padded on the right: no query sees the padding, and no row reads it later."""
 
     def attend(q_BTKGH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, _: None) -> tuple[jax.Array, kv.Slots]:
-        return _causal(q_BTKGH, k_BTKH, v_BTKH), kv.from_prompt(k_BTKH, v_BTKH, jnp.dtype(cache_dtype))
+        return _causal(q_BTKGH, k_BTKH, v_BTKH), kv.from_prompt(k_BTKH, v_BTKH, cache_dtype)
 
     positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
     return forward(model, tokens_BT, positions_BT, attend, dtype=jnp.dtype(dtype))[1]

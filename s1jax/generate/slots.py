@@ -56,7 +56,7 @@ class SlotTable:
         control: Control,
         shape: Shape,
         *,
-        cache_dtype: str,
+        size: kv.Size,
         buckets: Buckets,
         mesh: jax.sharding.Mesh | None,
         notify: Callable[[str], None],
@@ -64,10 +64,14 @@ class SlotTable:
         """Nothing is allocated before the first row enters: its fields say what a row's state looks like."""
         self.shape, self.buckets = shape, buckets
         self.programs: set[tuple] = set()
-        self._model, self._control = model, jax.device_put(control, None if mesh is None else NamedSharding(mesh, P()))
-        self._size = kv.Size(model.config.L, model.config.K, model.config.H, cache_dtype)
-        self._mesh, self._notify = mesh, notify
+        self._model = model
+        self._size = size
+        # A mesh of one device is that device: placing by rules would only make every dispatch slower.
+        self._device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+        self._mesh = mesh if mesh is not None and mesh.size > 1 else None
+        self._notify = notify
         self._free = [list(range(rows))[::-1] for rows, _ in shape.classes]
+        self._control = jax.device_put(control, self._device if self._mesh is None else NamedSharding(self._mesh, P()))
         self._state: EngineState | None = None
 
     @contextlib.contextmanager
@@ -75,7 +79,7 @@ class SlotTable:
         if not self.programs:
             self._notify("compiling, usually 90 s for a large model; later starts read it from the compilation cache")
         self.programs.add(name)
-        with contextlib.nullcontext() if self._mesh is None else meshes.use(self._mesh):
+        with jax.default_device(self._device) if self._mesh is None else meshes.use(self._mesh):
             yield
 
     def class_of(self, length: int) -> int:

@@ -78,15 +78,22 @@ def write(layer: Layer, k_BKH: jax.Array, v_BKH: jax.Array, position_B: jax.Arra
         new = pack(k_BKH[part, :, None], v_BKH[part, :, None], slots.k_BKSH.dtype)
         row_B = jnp.arange(rows)
         at_B = jnp.where(active_B[part], position_B[part], length)  # beyond the end: dropped
-        written.append(
-            place(
-                jax.tree.map(
-                    lambda old, x, row=row_B, at=at_B: old.at[row, :, at].set(x[:, :, 0], mode="drop"), slots, new
-                )
-            )
-        )
+
+        def put(old: jax.Array, x: jax.Array, row_B: jax.Array = row_B, at_B: jax.Array = at_B) -> jax.Array:
+            return _float(_bits(old).at[row_B, :, at_B].set(_bits(x)[:, :, 0], mode="drop"), old.dtype)
+
+        written.append(place(jax.tree.map(put, slots, new)))
         begin += rows
     return tuple(written)
+
+
+def _bits(x: jax.Array) -> jax.Array:
+    """bfloat16 as integers: XLA scatters into bfloat16 on a CPU by way of a float32 copy of all of it."""
+    return jax.lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
+
+
+def _float(bits: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return jax.lax.bitcast_convert_type(bits, dtype) if dtype == jnp.bfloat16 else bits
 
 
 def attend(layer: Layer, q_BKGH: jax.Array, position_B: jax.Array) -> jax.Array:
@@ -123,9 +130,9 @@ def _attend(slots: Slots, q_BKGH: jax.Array, position_B: jax.Array) -> jax.Array
     return out_BKGH.astype(dtype)
 
 
-def pack(k_BKSH: jax.Array, v_BKSH: jax.Array, dtype: jnp.dtype | type) -> Slots:
+def pack(k_BKSH: jax.Array, v_BKSH: jax.Array, dtype: jnp.dtype | str) -> Slots:
     """Keys and values in the cache's type; for int8 with a scale per position and head."""
-    if dtype != jnp.int8:
+    if jnp.dtype(dtype) != jnp.int8:
         return Slots(k_BKSH.astype(dtype), v_BKSH.astype(dtype))
     (k, k_scale), (v, v_scale) = _quantize(k_BKSH), _quantize(v_BKSH)
     return Slots(k, v, k_scale, v_scale)
@@ -138,7 +145,7 @@ def _quantize(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return values.astype(jnp.int8), scale
 
 
-def from_prompt(k_BTKH: jax.Array, v_BTKH: jax.Array, dtype: jnp.dtype | type) -> Slots:
+def from_prompt(k_BTKH: jax.Array, v_BTKH: jax.Array, dtype: jnp.dtype | str) -> Slots:
     """Slots of the length of a prompt, from what a forward pass hands to `attend`."""
     return place(pack(k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2), dtype))
 
@@ -184,7 +191,7 @@ def write_chunk(slots: Slots, k_BTKH: jax.Array, v_BTKH: jax.Array, start: jax.A
     return jax.tree.map(lambda old, x: old.at[:, :, at_T].set(x, mode="drop"), slots, new)
 
 
-def unpack(slots: Slots, dtype: jnp.dtype | type) -> tuple[jax.Array, jax.Array]:
+def unpack(slots: Slots, dtype: jnp.dtype | str) -> tuple[jax.Array, jax.Array]:
     """Keys and values `[B, S, K, H]` in the type of a forward pass."""
 
     def one(values: jax.Array, scale: jax.Array | None) -> jax.Array:
