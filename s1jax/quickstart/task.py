@@ -9,7 +9,7 @@
 `4:1` reads "up to letter 4 the estimate is 1". A glance at a pair adds at most one, so a pair `rr` is counted once: the
 first pass is wrong for a reason that is a function of the question. Each `Wait` looks again at the next two
 pairs and adds what the glance missed. It goes on from the estimate so far: wherever a trace is cut, its last number is
-the best estimate yet. When every pair has been checked, a `Wait` only says so.
+the best estimate yet. When every pair has been checked, a `Wait` only says so: `all:3`.
 """
 
 import dataclasses
@@ -24,7 +24,6 @@ from s1jax.records import Question, question_id
 TARGET = "r"
 OTHERS = "aspbeytw"  # with `r` the letters of raspberry and strawberry
 ASK = f"How many {TARGET} in"
-CHECKED = "checked"
 
 
 def ask(word: str) -> str:
@@ -90,7 +89,7 @@ def think(word: str, waits: int, teacher: Teacher = RECIPE.teacher) -> tuple[str
         for number in range(wait * teacher.pairs, min((wait + 1) * teacher.pairs, len(pairs))):
             estimate += pairs[number] == 2 * TARGET
             steps.append(f"{ends[number]}:{estimate}")
-        lines.append(" ".join(["Wait", *(steps or [CHECKED])]))
+        lines.append(" ".join(["Wait", *(steps or [f"all:{estimate}"])]))
     return "\n".join(lines), estimate
 
 
@@ -142,11 +141,11 @@ def corpus(seed: int, count: int, words: Words = RECIPE.words) -> Iterator[str]:
     yield " ".join(f"{place}{letter}" for place in places for letter in sorted(TARGET + OTHERS))
     yield " ".join(f"{place}:{count}" for place in places for count in range(words.most + 1))
     yield "\n".join(f"{place}:{count}" for place in (1, 2) for count in (0, 1))  # no space before the first of a trace
-    yield " ".join(str(count) for count in range(words.most + 1))
+    yield " ".join(f"all:{count} {count}" for count in range(words.most + 1))
     rng = random.Random(f"corpus {seed}")
     for question in questions(seed, count, words=words):
         thinking, answer, _ = trace(question, rng)
-        yield f"user\n{question.text}\nassistant\nthink\n{thinking}\nWait {CHECKED}\nanswer\n{answer}\n"
+        yield f"user\n{question.text}\nassistant\nthink\n{thinking}\nWait\nanswer\n{answer}\n"
 
 
 def _pairs(word: str) -> list[str]:
@@ -174,11 +173,11 @@ def _plain_pair(rng: random.Random, size: int, single: float) -> str:
 
 
 def _waits(word: str, rng: random.Random, teacher: Teacher) -> int:
-    waits, stop = 0, teacher.stop_first
-    while waits < teacher.most_waits and rng.random() >= stop:
-        waits += 1
-        stop = teacher.stop_checked if waits * teacher.pairs >= len(_pairs(word)) else teacher.stop
-    return waits
+    for waits in range(teacher.most_waits):
+        all_checked = waits * teacher.pairs >= len(_pairs(word))
+        if rng.random() < (teacher.stop_checked if all_checked else teacher.stop[waits]):
+            return waits
+    return teacher.most_waits
 
 
 def _row(question: Question, rng: random.Random, kind: str = "words") -> dict[str, Any]:
