@@ -85,7 +85,7 @@ class Completion:
     text: str
     logprobs: tuple[float, ...] | None = None
     loop_at: int | None = None
-    key: str = ""
+    format: str = "s1jax.completion/1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +97,7 @@ class Sample(Completion):
     gold: str | None = None
     correct: bool = False
     no_answer: bool = False
+    format: str = "s1jax.sample/1"
 
 
 def question_id(text: str) -> str:
@@ -200,7 +201,14 @@ def unique(rows: Iterable[Any], where: str) -> Iterator[Any]:
 
 
 def to_completion(row: Mapping[str, Any], cls: type[Completion] = Completion, where: str = "") -> Any:
-    """A `Completion` (or `Sample`) from a row of its file. Raises BadInput for unknown or missing keys."""
+    """A `Completion` (or `Sample`) from a row of its file.
+
+    Raises:
+      BadInput: an unknown or missing key, or a row of another format.
+    """
     if not isinstance(row, Mapping):
         raise BadInput(f"{where}is a JSON {type(row).__name__}, not a row; remove that line")
-    return from_dict(cls, {key: value for key, value in row.items() if key != "format"}, where)
+    written = row.get("format", cls.format)
+    if written != cls.format:
+        raise BadInput(f"{where}format is {written!r}, this version reads {cls.format!r}; use a file of that format")
+    return from_dict(cls, row, where)

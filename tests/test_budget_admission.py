@@ -1,7 +1,6 @@
 """What is asked of a control: admission, refusals, headers, limits of the tables, shapes of a state."""
 
 import dataclasses
-import logging
 import re
 from typing import Any
 
@@ -148,7 +147,8 @@ def test_refusals(fields, message):
 def test_a_delimiter_of_few_ids_and_many_bytes():
     tokenizer: Any = ByteTokenizer([b"x" * 65, b"\n", b"a", b"b", b"<"], [])
     with pytest.raises(BadInput, match="has 65 bytes; give at most 64"):
-        admit(dataclasses.replace(SHORT, thinking_end=("x" * 65,)), tokenizer, **LENGTHS)
+        texts = dict.fromkeys(("thinking_start", "answer_start", "forced_end"), "a")
+        admit(dataclasses.replace(SHORT, thinking_end=("x" * 65,), **texts), tokenizer, **LENGTHS)
 
 
 def test_no_room_at_all():
@@ -234,13 +234,14 @@ def test_rows_the_tables_were_not_built_for_are_refused():
         control.rows([loops])
 
 
-def test_a_marker_that_is_no_token_is_said(caplog):
+def test_a_presets_marker_that_is_no_token_is_refused():
     plain: Any = ByteTokenizer(LETTERS, [])
-    with caplog.at_level(logging.WARNING):
-        budget.build(SPELLED, SPELLED.size, [ControlConfig()])
-        assert not caplog.records
-        budget.build(plain, plain.size, [ControlConfig()])
-    assert "'<|im_start|>' is no token of this tokenizer: it is matched as text, 12 ids" in caplog.text
+    admit(ControlConfig(), SPELLED, **LENGTHS)
+    with pytest.raises(BadInput, match=r"preset=s1 has '<\|im_start\|>' in thinking_start, .* \(12 ids\)"):
+        admit(ControlConfig(), plain, **LENGTHS)
+    given = dict.fromkeys(("thinking_start", "answer_start", "forced_end"), "<|im_start|>")
+    with pytest.raises(BadInput, match="in thinking_end"):
+        admit(ControlConfig(**given), plain, **LENGTHS)
 
 
 def test_a_row_of_any_phase_that_does_not_run_is_left_in_peace():

@@ -1,11 +1,22 @@
 """JSONL in and out: what was finished stays, what is malformed is named."""
 
+import dataclasses
 import json
 
 import pytest
 
 from s1jax.config import BadInput
-from s1jax.records import Completion, JsonlWriter, Question, question_id, read_jsonl, to_completion, unique, write_jsonl
+from s1jax.records import (
+    Completion,
+    JsonlWriter,
+    Question,
+    Sample,
+    question_id,
+    read_jsonl,
+    to_completion,
+    unique,
+    write_jsonl,
+)
 
 COMPLETION = Completion("a", 0, 1, (1, 2), (3, 4), (False, True), 1, 2, 0, 0, 2, "budget", "stop", False, "t", (0.5, 1))
 
@@ -92,5 +103,7 @@ def test_duplicate_ids_are_refused():
 def test_unknown_key_of_a_completion_is_named():
     with pytest.raises(BadInput, match="unknown key"):
         to_completion({"id": "a", "nonsense": 1})
+    with pytest.raises(BadInput, match="format is 's1jax.completion/1', this version reads 's1jax.sample/1'"):
+        to_completion(dataclasses.asdict(COMPLETION), Sample)
     with pytest.raises(BadInput, match="f:1 is a JSON list, not a row"):
         to_completion([1], where="f:1 ")  # type: ignore[arg-type]

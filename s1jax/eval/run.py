@@ -204,6 +204,7 @@ def graded(
     text = answer_text(completion, session.tokenizer, ask.control, ask.sampling.stop)
     verdict = grader.grade(text, gold, bench.kind)
     fields = {field.name: getattr(completion, field.name) for field in dataclasses.fields(Completion)}
+    del fields["format"]  # a sample has its own
     if bench.private:
         fields["text"] = ""
     return Sample(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 from s1jax.config import BadInput
 from s1jax.generate.automaton import (
@@ -92,7 +93,23 @@ def _check_together(config: ControlConfig) -> None:
                 )
 
 
+def _refuse_spelled(config: ControlConfig, tokenizer: Tokenizer) -> None:
+    """A preset's special tokens must be tokens: spelled out they are text that the model never saw in that place."""
+    for name in ("thinking_start", "thinking_end", "answer_start", "forced_end"):
+        if getattr(config, name) is not None:
+            continue
+        texts = getattr(config.markers, name)
+        for token in re.findall(r"<\|[^|]*\|>", texts if isinstance(texts, str) else " ".join(texts)):
+            if (n_ids := len(tokenizer.encode_markup(token))) != 1:
+                raise BadInput(
+                    f"control.preset={config.preset} has {token!r} in {name}, which is no token of this tokenizer "
+                    f"({n_ids} ids); take another preset or set control.{name}"
+                )
+
+
 def _encode(config: ControlConfig, tokenizer: Tokenizer) -> ControlRow:
+    if config.is_thinking:
+        _refuse_spelled(config, tokenizer)
     markers = config.markers
     delimiters = tuple(dict.fromkeys(markers.thinking_end))
     if len(delimiters) > MAX_DELIMITERS:

@@ -6,7 +6,6 @@ depends on data.
 """
 
 import dataclasses
-import logging
 from collections.abc import Iterable, Sequence
 
 import jax
@@ -151,7 +150,6 @@ def build(tokenizer: Tokenizer, vocab_size: int, configs: Iterable[ControlConfig
     texts = tuple(dict.fromkeys(text.encode() for text in (*delimiters, *headers) if text)) or (b"\0",)
     if len(texts) > MAX_TEXTS:
         raise BadInput(f"the controls have {len(texts)} different delimiters and headers; give at most {MAX_TEXTS}")
-    _warn_of_spelled_markers(tokenizer, delimiters)
     matching = tabulate(texts, tokenizer.token_bytes(), vocab_size)
     marks_V, begins_V = _mark(tokenizer, matching, texts, vocab_size)
     for row in {config.markers.thinking_end for config in configs}:
@@ -186,17 +184,6 @@ def _mark(
         marks_V[tokenizer.encode_markup(text.decode())[0]] |= DELIMITER << index
         begins_V[matching.half_MJ[next_V, index] > 0] |= DELIMITER << index
     return marks_V, begins_V
-
-
-def _warn_of_spelled_markers(tokenizer: Tokenizer, delimiters: Iterable[str]) -> None:
-    for text in delimiters:
-        n_ids = len(tokenizer.encode_markup(text))
-        if text.startswith("<|") and text.endswith("|>") and n_ids > 1:
-            logging.getLogger(__name__).warning(
-                "thinking_end %r is no token of this tokenizer: it is matched as text, %d ids; is the preset right?",
-                text,
-                n_ids,
-            )
 
 
 def _select(condition_B: Array, state: State, other: State) -> State:

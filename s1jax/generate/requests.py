@@ -9,7 +9,7 @@ import numpy as np
 
 from s1jax.config import BadInput
 from s1jax.generate import sampling
-from s1jax.generate.automaton import RUN, Control, ControlRow
+from s1jax.generate.automaton import RUN, Account, Control, ControlRow
 from s1jax.generate.sampling import SamplingConfig
 from s1jax.generate.state import Place, Row
 from s1jax.records import Completion
@@ -144,6 +144,7 @@ def complete(seat: Seat, control: Control, state_row: Any, tokenizer: Tokenizer)
         token_ids, forced = token_ids[:kept], forced[:kept]
         account = control.account(state_row, token_ids, forced)
         finish, steps = "stop", steps - (n_ids - kept)
+    _assert_within(request.control, account)
     logprobs = seat.logprobs[prompt : prompt + len(token_ids)]
     return Completion(
         id=request.id,
@@ -164,6 +165,14 @@ def complete(seat: Seat, control: Control, state_row: Any, tokenizer: Tokenizer)
         logprobs=tuple(logprobs) if request.sampling.logprobs else None,
         loop_at=account.loop_at,
     )
+
+
+def _assert_within(row: ControlRow, account: Account) -> None:
+    """A budget that was exceeded is a fault of the automaton, never of the model: nothing of it may reach a file."""
+    if row.is_thinking and row.algorithm == "s1jax":
+        assert account.thinking_tokens <= row.budget, f"{account.thinking_tokens} ids of thinking, budget {row.budget}"
+    if row.answer_budget is not None:
+        assert account.answer_tokens <= row.answer_budget, f"{account.answer_tokens} ids, budget {row.answer_budget}"
 
 
 def stop_of(seat: Seat, tokenizer: Tokenizer, answer_offset: int) -> tuple[int, int] | None:
