@@ -7,7 +7,6 @@ tensor of a file in memory at once.
 import dataclasses
 import json
 import math
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -143,5 +142,3 @@ def _write_file(path: pathlib.Path, tensors: Iterable[Pending]) -> None:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors:
             file.write(np.ascontiguousarray(tensor.read()).reshape(-1).view(np.uint8).data)
-        file.flush()
-        os.fsync(file.fileno())

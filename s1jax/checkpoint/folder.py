@@ -77,7 +77,11 @@ def open_partial(target: pathlib.Path, *, replace: bool) -> pathlib.Path:
 
 
 def close_partial(partial: pathlib.Path, target: pathlib.Path) -> None:
-    """Give a finished folder its name; a folder that had it goes."""
+    """Give a finished folder its name, once all of it is on disk; a folder that had the name goes."""
+    for path in partial.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
     old = target.with_name(f".{target.name}.old")
     if old.exists():
         shutil.rmtree(old)

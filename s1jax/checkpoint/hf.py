@@ -1,7 +1,7 @@
 """Hugging Face checkpoints in and out, by the layout table of the family, without transformers.
 
-Reading: each device's part of each parameter is cut out of the files and put on that device; host memory holds one such
-part. Writing: one tensor at a time, into a folder beside the target that takes its name when all of it is on disk.
+Reading is by slice, straight into shards. Writing is one tensor at a time, into a folder beside the target that takes
+its name when all of it is on disk.
 """
 
 import functools
@@ -14,18 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+from jax.sharding import Mesh
 
 from s1jax import token_backend
-from s1jax.checkpoint import files, layout
+from s1jax.checkpoint import files, layout, orbax
 from s1jax.checkpoint.files import Pending, Stored
 from s1jax.checkpoint.folder import carry, close_partial, config_json, fetch, open_partial, read_config
 from s1jax.checkpoint.layout import Entry, Slices
+from s1jax.checkpoint.source import Source, build
 from s1jax.config import BadInput, write_json
-from s1jax.mesh import param_sharding
 from s1jax.models import FAMILIES
 from s1jax.models.config import DecoderConfig
-from s1jax.models.decoder import Decoder, Model, Unstacked, abstract, named, unstack
+from s1jax.models.decoder import Decoder, Model, Unstacked, named
 from s1jax.tokens import Tokenizer
 
 FILE_BYTES = 5 * 10**9
@@ -42,9 +42,9 @@ def load(
     """Read a checkpoint into a model.
 
     Args:
-      source: a folder with `config.json` and safetensors, or a hub id.
+      source: a folder with `config.json` and safetensors, or what `convert` made of one in Orbax, or a hub id.
       mesh: where the parameters lie, by `mesh.PARAM`; None for the default device.
-      dtype: type of every parameter; None keeps the checkpoint's (the widest, where layers differ and are stacked).
+      dtype: type of every parameter; None keeps the checkpoint's (float32, where layers differ and are stacked).
       stacked: a `Decoder` (training), else an `Unstacked` (decoding).
 
     Raises:
@@ -52,23 +52,28 @@ def load(
         not divide a dimension.
     """
     folder = fetch(source)
+    found = orbax.scan(folder) if orbax.is_one(folder) else scan(folder)
+    return build(found, mesh=mesh, dtype=dtype, stacked=stacked)
+
+
+def scan(folder: pathlib.Path) -> Source:
+    """A folder of safetensors, after every check that needs no values. Raises BadInput as `load` does."""
     config = read_config(folder)
-    stored = match(config, files.scan(folder), folder)
-    model = abstract(config) if stacked else jax.eval_shape(unstack, abstract(config))
-    by_path: dict[str, list[tuple[Entry, Stored]]] = {}
-    for entry in layout.entries(config):
-        by_path.setdefault(entry.path if stacked else entry.key, []).append((entry, stored[entry.name]))
-    leaves = [_load_leaf(by_path[path], leaf.ndim, mesh, dtype) for path, leaf in named(model).items()]
-    return jax.tree.unflatten(jax.tree.structure(model), leaves)
+    stored, copies = _match(config, files.scan(folder), folder)
+
+    def read(entry: Entry, index: Slices) -> np.ndarray:
+        return layout.to_model(entry, stored[entry.name].read(layout.file_slices(entry, index)), index)
+
+    dtypes = {entry.key: files.DTYPES[stored[entry.name].dtype] for entry in layout.entries(config)}
+    return Source(folder, config, dtypes, read, copies)
 
 
-def match(config: DecoderConfig, found: Mapping[str, Stored], folder: pathlib.Path) -> dict[str, Stored]:
-    """The stored tensor of every entry, after every check that needs no values.
+def _match(
+    config: DecoderConfig, found: Mapping[str, Stored], folder: pathlib.Path
+) -> tuple[dict[str, Stored], dict[str, str]]:
+    """The stored tensor of every entry, and the tensors that repeat another.
 
     A tied checkpoint may hold a copy of the embedding as its head, as some trainers leave it; it must equal it.
-
-    Raises:
-      BadInput: a tensor is missing, unknown, of the wrong shape or of an unsupported type.
     """
     wanted = {entry.name: entry for entry in layout.entries(config)}
     table = FAMILIES[config.family].layout
@@ -89,11 +94,12 @@ def match(config: DecoderConfig, found: Mapping[str, Stored], folder: pathlib.Pa
                 f"tensor {name!r} in {found[name].file} has type {found[name].dtype}, supported are "
                 f"{', '.join(files.DTYPES)}; convert it to one of them"
             )
-    if head in found and config.tied and not _equal(found[head], found[embed]):
+    is_repeated = config.tied and head in found
+    if is_repeated and not _equal(found[head], found[embed]):
         raise BadInput(
-            f"{folder} is tied by config.json, but {head!r} differs from {embed!r}; set tie_word_embeddings false"
+            f"{folder} is tied by config.json, but {head!r} differs from {embed!r}; set tie_word_embeddings to false"
         )
-    return {name: found[name] for name in wanted}
+    return {name: found[name] for name in wanted}, {head: embed} if is_repeated else {}
 
 
 def _some(names: list[str]) -> str:
@@ -106,47 +112,6 @@ def _equal(one: Stored, other: Stored, rows: int = 8192) -> bool:
         return False
     blocks = [slice(start, min(start + rows, one.shape[0])) for start in range(0, one.shape[0], rows)]
     return all(one.read([block]).tobytes() == other.read([block]).tobytes() for block in blocks)
-
-
-def _load_leaf(parts: list[tuple[Entry, Stored]], rank: int, mesh: Mesh | None, dtype: Any) -> jax.Array:
-    """One parameter: of one layer, or of all layers where its rank is one above that of its letters."""
-    entry = parts[0][0]
-    is_stacked = rank > len(entry.letters)
-    shape = (len(parts), *entry.shape) if is_stacked else entry.shape
-    sharding: Sharding = SingleDeviceSharding(jax.devices()[0])
-    if mesh is not None:
-        sharding = param_sharding("L" * is_stacked + entry.letters, shape, mesh)
-    types = {files.DTYPES[stored.dtype] for _, stored in parts}
-    held = types.pop() if len(types) == 1 else np.dtype(np.float32)
-
-    def read(index: Slices) -> np.ndarray:
-        if not is_stacked:
-            return _read_part(*parts[0], index)
-        first = [_read_part(*part, index[1:]) for part in parts[:1]]
-        out = np.empty((len(parts), *first[0].shape), held)
-        for layer, part in enumerate(parts):
-            out[layer] = _read_part(*part, index[1:]) if layer else first[0]
-        return out
-
-    array = _place(shape, sharding, read)
-    if dtype is None or array.dtype == dtype:
-        return array
-    return jax.jit(lambda x: x.astype(dtype), out_shardings=sharding)(array)
-
-
-def _read_part(entry: Entry, stored: Stored, index: Slices) -> np.ndarray:
-    return layout.to_model(entry, stored.read(layout.file_slices(entry, index)), index)
-
-
-def _place(shape: tuple[int, ...], sharding: Sharding, read: Any) -> jax.Array:
-    """A global array, one device's part after the other: `make_array_from_callback` would hold all parts at once."""
-    buffers, last = [], None
-    for device, index in sharding.addressable_devices_indices_map(shape).items():
-        index = index or tuple(slice(None) for _ in shape)
-        if last is None or last[0] != index:
-            last = (index, read(index))
-        buffers.append(jax.device_put(last[1], device))
-    return jax.make_array_from_single_device_arrays(shape, sharding, buffers)
 
 
 def save(

@@ -1,0 +1,129 @@
+"""`s1jax convert`: a Hugging Face folder to Orbax or back, one tensor after another, without holding the model.
+
+The target appears under its name when it is complete. A conversion that was killed leaves only a hidden neighbour,
+which the same command removes before it starts again.
+"""
+
+import concurrent.futures
+import dataclasses
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from s1jax.checkpoint import files, hf, layout, orbax
+from s1jax.checkpoint.files import Pending
+from s1jax.checkpoint.folder import carry, close_partial, fetch, open_partial, read_config_json
+from s1jax.checkpoint.layout import Entry
+from s1jax.checkpoint.source import Source
+from s1jax.config import BadInput, free, open_run, to_dict, write_json
+
+AHEAD_BYTES = 512 * 2**20  # of tensors held at once, where none is larger: one is read while another is written
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertRun:
+    """What `s1jax convert` is told.
+
+    Attributes:
+      source: a Hugging Face folder or hub id, or a folder that `convert` wrote.
+      target: folder to be written.
+      to: `hf` (safetensors) or `orbax`.
+      dtype: type of every tensor; null keeps each tensor's own.
+      file_bytes: size at which a new safetensors file begins.
+    """
+
+    source: str
+    target: str = free()
+    to: Literal["hf", "orbax"] = "orbax"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    file_bytes: int = hf.FILE_BYTES
+
+    @property
+    def out(self) -> str:
+        return self.target
+
+
+def run(config: ConvertRun) -> pathlib.Path:
+    """Convert, and return the target's folder. A target that this very conversion has finished is left as it is.
+
+    Raises:
+      BadInput: the source is damaged or unsupported, or the target holds something else.
+    """
+    if config.file_bytes < 1:
+        raise BadInput(f"file_bytes={config.file_bytes}; it must be at least 1")
+    target = pathlib.Path(config.target).absolute()
+    if "://" in config.target:
+        raise BadInput(f"target={config.target} is not a local folder; convert to one and copy it when it is complete")
+    if (target / "run.json").is_file():
+        open_run(config, device="none")
+        _say(f"{target} is complete")
+        return target
+    source = open_source(fetch(config.source))
+    partial = open_partial(target, replace=False)
+    start = time.monotonic()
+    open_run(dataclasses.replace(config, target=str(partial)), device="none: tensors pass through host memory")
+    (partial / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+    written = _write(source, partial, config)
+    carry(source.folder, partial)
+    write_json(partial / "config.json", _config_json(source.folder, config.dtype))
+    close_partial(partial, target)
+    seconds = time.monotonic() - start
+    _say(f"{target}: {written / 1e9:.2f} GB in {seconds:.1f} s, {written / 1e6 / seconds:.0f} MB/s")
+    return target
+
+
+def open_source(folder: pathlib.Path) -> Source:
+    """A checkpoint folder of either kind. Raises BadInput when it is damaged or neither."""
+    return orbax.scan(folder) if orbax.is_one(folder) else hf.scan(folder)
+
+
+def _config_json(folder: pathlib.Path, dtype: str | None) -> dict[str, Any]:
+    """The source's own, word for word where the type stays."""
+    data = read_config_json(folder)
+    return data if dtype is None else {**data, "dtype" if "dtype" in data else "torch_dtype": dtype}
+
+
+def _write(source: Source, folder: pathlib.Path, config: ConvertRun) -> int:
+    entries = layout.entries(source.config)
+
+    def held(entry: Entry) -> np.dtype:
+        return source.dtypes[entry.key] if config.dtype is None else np.dtype(config.dtype)
+
+    def read(entry: Entry) -> np.ndarray:
+        value = source.read(entry, tuple(slice(None) for _ in entry.shape))
+        return value.astype(held(entry), copy=False)
+
+    sizes = [int(np.prod(entry.shape)) * held(entry).itemsize for entry in entries]
+    if config.to == "orbax":
+        values = ahead([lambda entry=entry: read(entry) for entry in entries], sizes)
+        orbax.write(folder, zip(entries, values, strict=True), source.copies)
+        return sum(sizes)
+    by_name = {entry.name: entry for entry in entries}
+    by_name |= {copy: by_name[name] for copy, name in source.copies.items()}
+    sizes += [int(np.prod(by_name[name].shape)) * held(by_name[name]).itemsize for name in source.copies]
+    tasks = [lambda entry=entry: layout.to_file(entry, read(entry)) for entry in by_name.values()]
+    values = ahead(tasks, sizes)
+    pending = [Pending(name, entry.file_shape, held(entry), lambda: next(values)) for name, entry in by_name.items()]
+    files.write(folder, pending, file_bytes=config.file_bytes)
+    return sum(sizes)
+
+
+def ahead(tasks: Sequence[Callable[[], np.ndarray]], sizes: Sequence[int]) -> Iterator[np.ndarray]:
+    """Results of `tasks` in order; the next one runs in a thread while this one is used, if both are small enough."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        upcoming: concurrent.futures.Future[np.ndarray] | None = None
+        for number, task in enumerate(tasks):
+            value = task() if upcoming is None else upcoming.result()
+            upcoming = None
+            if number + 1 < len(tasks) and sizes[number] + sizes[number + 1] <= AHEAD_BYTES:
+                upcoming = pool.submit(tasks[number + 1])
+            yield value
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
