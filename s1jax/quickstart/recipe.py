@@ -11,7 +11,8 @@ class Words:
     Attributes:
       shortest, longest: letters, drawn uniformly. Lengths differ so that first passes end at different budgets, which
         makes the accuracy rise with every token of the budget instead of at one; 12 letters are 6 pairs, three checks.
-      doubled: weights of 0, 1, 2, 3 pairs `rr`. 45 % without one is what a first pass can answer.
+      doubled: weights of 0, 1, 2, 3 pairs `rr`. 45 % without one is what a first pass can answer. A
+        later pair is doubled more often, so that the third check, the rarest, has something to find.
       single: chance that another pair holds one `r`.
       most: more `r` than that and the word is drawn again, so that a number is one of seven.
     """
@@ -102,7 +103,7 @@ class Recipe:
     learning_rate: float = 4e-3
     warmup_steps: int = 100
     b2: float = 0.98
-    weight_decay: float = 0.0
+    weight_decay: float = 0.1
     norm: Literal["token", "sequence"] = "token"
     budgets: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8)
     n_ignore: tuple[int, ...] = (0, 1, 2, 4)

@@ -156,13 +156,22 @@ def _draw_word(rng: random.Random, words: Words) -> str:
     while True:
         length = rng.randint(words.shortest, words.longest)
         doubled = rng.choices(range(len(words.doubled)), words.doubled)[0]
-        places = set(rng.sample(range(length // 2), min(doubled, length // 2)))
+        places = _places(rng, length // 2, doubled)
         word = "".join(
             2 * TARGET if place in places else _plain_pair(rng, min(2, length - 2 * place), words.single)
             for place in range((length + 1) // 2)
         )
         if word.count(TARGET) <= words.most:
             return word
+
+
+def _places(rng: random.Random, pairs: int, count: int) -> set[int]:
+    """`count` different pairs, or all; the k-th is k times as likely as the first."""
+    weights = list(range(1, pairs + 1))
+    places: set[int] = set()
+    while len(places) < min(count, pairs):
+        places.add(rng.choices(range(pairs), weights)[0])
+    return places
 
 
 def _plain_pair(rng: random.Random, size: int, single: float) -> str:
