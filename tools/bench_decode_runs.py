@@ -1,0 +1,200 @@
+"""The benchmarks of `bench_decode.py` that run whole queues: refill, sweeps, upstream's rounds, and a peer."""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from bench_decode import (
+    NO_CONTROL,
+    byte_tokenizer,
+    emit,
+    engine_of,
+    numbers,
+    random_model,
+    requests_of,
+    scripted,
+    shape_of,
+)
+
+from s1jax.generate.admission import admit
+from s1jax.generate.budget import build
+from s1jax.generate.control import ControlConfig
+from s1jax.generate.engine import Engine
+from s1jax.generate.requests import Request
+from s1jax.generate.sampling import SamplingConfig
+from s1jax.generate.sweep import Sweep
+
+START = "<|im_start|>"
+ASKED = ControlConfig(thinking_start=START, thinking_end=(START,), answer_start=START, forced_end=START)
+
+
+def trace_lengths(options: dict) -> list[int]:
+    """Ids of the traces in a JSONL file (`model_response`), by a tokenizer folder, or four bytes an id without one."""
+    rows = [json.loads(line) for line in pathlib.Path(options["lengths"]).read_text(encoding="utf-8").splitlines()]
+    texts = [row["model_response"].partition("<|im_start|>think")[2] for row in rows]
+    if "tokenizer" not in options:
+        return [max(1, len(text.encode()) // 4) for text in texts]
+    from s1jax.tokens import Tokenizer
+
+    tokenizer = Tokenizer.load(options["tokenizer"])
+    return [max(1, len(tokenizer.encode_markup(text))) for text in texts]
+
+
+def bench_refill(options: dict) -> None:
+    """Rows of real lengths through few slots: occupancy while somebody waits, and the share of the ideal gain.
+
+    The static batch takes the rows in the same order, each batch as long as its longest; the ideal wastes no slot.
+    """
+    config, lengths = shape_of(options), trace_lengths(options)
+    model, longest = random_model(config), max(lengths) + 8
+    for rows in numbers(options, "rows", "16"):
+        for ahead in (False, True):
+            engine = engine_of(model, scripted(config), ((rows, longest),), {"window": 32, **options}, ahead=ahead)
+            for i, length in enumerate(lengths):
+                row = dataclasses.replace(NO_CONTROL, room=length)
+                engine.submit(Request(f"{i}", 0, 0, (1, 2, 3), row, SamplingConfig()))
+            engine.run()
+            stats = engine.stats
+            static = sum(max(lengths[begin : begin + rows]) for begin in range(0, len(lengths), rows))
+            ideal, ours = sum(lengths) / rows, stats.slot_steps / rows
+            emit(
+                "refill", options, rows=rows, ahead=ahead, queue=len(lengths), mean_length=sum(lengths) / len(lengths),
+                max_length=max(lengths), occupancy_while_queued=stats.queued_row_steps / stats.queued_slot_steps,
+                static_steps=static, ideal_steps=ideal, steps=ours, gain=static / ours, ideal_gain=static / ideal,
+                share_of_ideal=ideal / ours,
+            )  # fmt: skip
+
+
+def spent(engine: Engine, work) -> tuple[float, int]:
+    """Seconds and row steps that `work` takes."""
+    before, begin = engine.stats.row_steps, time.perf_counter()
+    work()
+    return time.perf_counter() - begin, engine.stats.row_steps - before
+
+
+def bench_sweep(options: dict) -> None:
+    """Eight budgets by forking, by separate runs, and the largest alone."""
+    config, tokenizer = shape_of(options), byte_tokenizer()
+    rows, most = int(options.get("rows", 16)), int(options.get("budget", 1024))
+    budgets, answer = [most * i // 8 for i in range(1, 9)], int(options.get("answer", 8))
+    asked = dataclasses.replace(ASKED, answer_token_budget=answer)
+    classes = ((rows * 2, most + answer + 16),)
+    engine = engine_of(random_model(config), build(tokenizer, config.V, [asked]), classes, options, ahead=False)
+
+    def request(i: int, budget: int) -> Request:
+        control = dataclasses.replace(asked, thinking_token_budget=budget)
+        length = classes[0][1]
+        row = admit(control, tokenizer, prompt_length=3, max_length=length, max_new_tokens=length)
+        return Request(f"{i}", 0, 0, (1, 2, 3), row, SamplingConfig(temperature=1.0))
+
+    def separate(budget: int) -> dict:
+        for i in range(rows):
+            engine.submit(request(i, budget))
+        return {(done.id, budget): done.token_ids for done in engine.run()}
+
+    swept, apart = {}, {}
+
+    def fork() -> None:
+        sweep = Sweep(engine, lambda row, budget, done: swept.update({(row.id, budget): done.token_ids}))
+        for i in range(rows):
+            sweep.submit(request(i, most), budgets[:-1])
+        sweep.run()
+
+    fork()
+    forked = spent(engine, fork)
+    all_apart = spent(engine, lambda: [apart.update(separate(budget)) for budget in budgets])
+    last = spent(engine, lambda: separate(most))
+    emit(
+        "sweep", options, rows=rows, budgets=budgets, same_ids=swept == apart, steps_by_last=forked[1] / last[1],
+        seconds_by_last=forked[0] / last[0], separate_steps_by_last=all_apart[1] / last[1],
+        separate_seconds_by_last=all_apart[0] / last[0],
+    )  # fmt: skip
+
+
+def bench_rounds(options: dict) -> None:
+    """Ends ignored in the loop, against rounds that stop, append the string and prefill everything again."""
+    config, tokenizer = shape_of(options), byte_tokenizer()
+    rows, length, n_ignore = int(options.get("rows", 8)), int(options.get("length", 256)), int(options.get("ignore", 4))
+    asked = dataclasses.replace(ASKED, thinking_n_ignore=n_ignore, thinking_token_budget=length)
+    most = length + 64
+    control = build(tokenizer, config.V, [asked, ControlConfig(kind="free")])
+    engine = engine_of(random_model(config), control, ((rows, most),), options, ahead=False, prefill_rows=rows)
+    row = admit(asked, tokenizer, prompt_length=3, max_length=most, max_new_tokens=length + 32)
+    free = admit(ControlConfig(kind="free"), tokenizer, prompt_length=3, max_length=most, max_new_tokens=1)
+
+    def ours() -> None:
+        for request in requests_of(rows, row, temperature=1.0):
+            engine.submit(request)
+        engine.run()
+
+    def rounds() -> None:
+        # The same number of ids in as many rounds; where the model ends by itself does not matter to the cost.
+        prompts = [(1, 2, 3)] * rows
+        for _ in range(n_ignore + 1):
+            limits = dataclasses.replace(free, room=length // (n_ignore + 1))
+            for i, prompt in enumerate(prompts):
+                engine.submit(Request(f"{i}", 0, 0, prompt, limits, SamplingConfig(temperature=1.0)))
+            prompts = [(*done.prompt_ids, *done.token_ids, 4) for done in engine.run()]
+
+    for work in (ours, rounds):
+        work()
+    one, many = spent(engine, ours), spent(engine, rounds)
+    emit(
+        "rounds", options, rows=rows, length=length, n_ignore=n_ignore, seconds=one[0], steps=one[1],
+        rounds_seconds=many[0], rounds_steps=many[1],
+        seconds_a_step_of_rounds_by_ours=(many[0] / many[1]) / (one[0] / one[1]),
+    )  # fmt: skip
+
+
+def bench_peer(options: dict) -> None:
+    """Greedy ids a second beside `transformers.generate` of the same shape, in float32, one after the other."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config, new = shape_of(options), int(options.get("new", 32))
+    context = int(options.get("context", 64))
+    sizes = {"hidden_size": config.D, "intermediate_size": config.F, "num_hidden_layers": config.L}
+    heads = {"num_attention_heads": config.K * config.G, "num_key_value_heads": config.K, "vocab_size": config.V}
+    torch.manual_seed(0)
+    peer = Qwen2ForCausalLM(Qwen2Config(**sizes, **heads, tie_word_embeddings=config.tied)).eval()
+    model = random_model(config)
+    for rows in numbers(options, "rows", "1,8"):
+        classes, given = ((rows, context + new + 1),), {"window": new, **options}
+        engine = engine_of(model, scripted(config), classes, given, ahead=False)
+        prompt = tuple(np.random.default_rng(0).integers(0, 250, context).tolist())
+        ids = torch.tensor([prompt] * rows)
+
+        def ours(engine: Engine = engine, rows: int = rows, prompt: Sequence[int] = prompt) -> None:
+            for i in range(rows):
+                row = dataclasses.replace(NO_CONTROL, room=new)
+                engine.submit(Request(f"{i}", 0, 0, (*prompt[:-1], i), row, SamplingConfig()))
+            engine.run()
+
+        def theirs(ids: torch.Tensor = ids) -> None:
+            with torch.inference_mode():
+                peer.generate(ids, do_sample=False, max_new_tokens=new, min_new_tokens=new, pad_token_id=0)
+
+        ours(), theirs()
+        pairs = []
+        for _ in range(int(options.get("repeats", 3))):
+            begin = time.perf_counter()
+            ours()
+            middle = time.perf_counter()
+            theirs()
+            pairs.append((middle - begin, time.perf_counter() - middle))
+        mine, other = min(a for a, _ in pairs), min(b for _, b in pairs)
+        emit(
+            "peer", options, rows=rows, context=context, new=new, tokens_per_second=rows * new / mine,
+            transformers_tokens_per_second=rows * new / other, ratio=sorted(b / a for a, b in pairs)[len(pairs) // 2],
+        )  # fmt: skip
+
+
+BENCHES = {
+    "refill": bench_refill,
+    "sweep": bench_sweep,
+    "rounds": bench_rounds,
+    "peer": bench_peer,
+}
