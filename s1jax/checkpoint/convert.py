@@ -6,6 +6,7 @@ which the same command removes before it starts again.
 
 import concurrent.futures
 import dataclasses
+import math
 import pathlib
 import sys
 import time
@@ -15,11 +16,11 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from s1jax.checkpoint import files, hf, layout, orbax
+from s1jax.checkpoint import files, layout, orbax
+from s1jax.checkpoint.entry import Entry, Source
 from s1jax.checkpoint.files import Pending
 from s1jax.checkpoint.folder import carry, close_partial, fetch, open_partial, read_config_json
-from s1jax.checkpoint.layout import Entry
-from s1jax.checkpoint.source import Source
+from s1jax.checkpoint.hf import FILE_BYTES, open_source
 from s1jax.config import BadInput, free, open_run, to_dict, write_json
 
 AHEAD_BYTES = 512 * 2**20  # of tensors held at once, where none is larger: one is read while another is written
@@ -41,7 +42,7 @@ class ConvertRun:
     target: str = free()
     to: Literal["hf", "orbax"] = "orbax"
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    file_bytes: int = hf.FILE_BYTES
+    file_bytes: int = FILE_BYTES
 
     @property
     def out(self) -> str:
@@ -77,11 +78,6 @@ def run(config: ConvertRun) -> pathlib.Path:
     return target
 
 
-def open_source(folder: pathlib.Path) -> Source:
-    """A checkpoint folder of either kind. Raises BadInput when it is damaged or neither."""
-    return orbax.scan(folder) if orbax.is_one(folder) else hf.scan(folder)
-
-
 def _config_json(folder: pathlib.Path, dtype: str | None) -> dict[str, Any]:
     """The source's own, word for word where the type stays."""
     data = read_config_json(folder)
@@ -89,28 +85,28 @@ def _config_json(folder: pathlib.Path, dtype: str | None) -> dict[str, Any]:
 
 
 def _write(source: Source, folder: pathlib.Path, config: ConvertRun) -> int:
-    entries = layout.entries(source.config)
-
     def held(entry: Entry) -> np.dtype:
         return source.dtypes[entry.key] if config.dtype is None else np.dtype(config.dtype)
 
-    def read(entry: Entry) -> np.ndarray:
-        value = source.read(entry, tuple(slice(None) for _ in entry.shape))
-        return value.astype(held(entry), copy=False)
+    def size(entry: Entry) -> int:
+        return math.prod(entry.shape) * held(entry).itemsize
 
-    sizes = [int(np.prod(entry.shape)) * held(entry).itemsize for entry in entries]
+    by_name = {entry.name: entry for entry in source.entries}
+    if config.to == "hf":
+        by_name |= {copy: by_name[name] for copy, name in source.copies.items()}
+    entries = list(by_name.values())
+    tasks = [lambda entry=entry: source.read(entry, tuple(slice(0, n) for n in entry.shape)) for entry in entries]
+    values = ahead(tasks, [size(entry) for entry in entries])
     if config.to == "orbax":
-        values = ahead([lambda entry=entry: read(entry) for entry in entries], sizes)
-        orbax.write(folder, zip(entries, values, strict=True), source.copies)
-        return sum(sizes)
-    by_name = {entry.name: entry for entry in entries}
-    by_name |= {copy: by_name[name] for copy, name in source.copies.items()}
-    sizes += [int(np.prod(by_name[name].shape)) * held(by_name[name]).itemsize for name in source.copies]
-    tasks = [lambda entry=entry: layout.to_file(entry, read(entry)) for entry in by_name.values()]
-    values = ahead(tasks, sizes)
-    pending = [Pending(name, entry.file_shape, held(entry), lambda: next(values)) for name, entry in by_name.items()]
-    files.write(folder, pending, file_bytes=config.file_bytes)
-    return sum(sizes)
+        typed = (value.astype(held(entry), copy=False) for entry, value in zip(entries, values, strict=True))
+        orbax.write(folder, zip(entries, typed, strict=True), source.copies)
+    else:
+        pending = [
+            Pending(name, entry.file_shape, held(entry), lambda e=entry: layout.to_file(e, next(values), held(e)))
+            for name, entry in by_name.items()
+        ]
+        files.write(folder, pending, file_bytes=config.file_bytes)
+    return sum(size(entry) for entry in entries)
 
 
 def ahead(tasks: Sequence[Callable[[], np.ndarray]], sizes: Sequence[int]) -> Iterator[np.ndarray]:

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(jnp.bfloat16), "F16": np.dtype(np.float16)}
+ROWS = 256
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
@@ -33,12 +34,17 @@ class Stored:
     shape: tuple[int, ...]
     dtype: str
 
-    def read(self, slices: Sequence[slice] | None = None) -> np.ndarray:
-        """The tensor, or a part of it. The file is opened anew, so that its pages do not stay mapped."""
+    def blocks(self, slices: Sequence[slice] | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """`(first row, rows)` of the tensor, or of a part of it, a few megabytes at a time.
+
+        The file is opened anew for each tensor, so that its pages do not stay mapped.
+        """
+        first, *others = slices or [slice(0, n) for n in self.shape]
         with safetensors.safe_open(self.file, framework="np") as file:
-            if slices is None:
-                return file.get_tensor(self.name)
-            return file.get_slice(self.name)[tuple(slices)]
+            part = file.get_slice(self.name)
+            for start in range(first.start, first.stop, ROWS):
+                rows = slice(start, min(start + ROWS, first.stop))
+                yield start - first.start, part[(rows, *others)]
 
 
 def scan(folder: pathlib.Path) -> dict[str, Stored]:
@@ -93,12 +99,12 @@ def _open(path: pathlib.Path) -> list[Stored]:
 
 @dataclasses.dataclass(frozen=True)
 class Pending:
-    """A tensor to be written: what the header needs, and where its values come from when its turn is there."""
+    """A tensor to be written: what the header needs, and its values as blocks in order, asked for at its turn."""
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
-    read: Callable[[], np.ndarray]
+    blocks: Callable[[], Iterable[np.ndarray]]
 
     @property
     def nbytes(self) -> int:
@@ -141,4 +147,5 @@ def _write_file(path: pathlib.Path, tensors: Iterable[Pending]) -> None:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors:
-            file.write(np.ascontiguousarray(tensor.read()).reshape(-1).view(np.uint8).data)
+            for block in tensor.blocks():
+                file.write(block.reshape(-1).view(np.uint8).data)

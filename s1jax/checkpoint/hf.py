@@ -7,7 +7,7 @@ its name when all of it is on disk.
 import functools
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,10 +18,10 @@ from jax.sharding import Mesh
 
 from s1jax import token_backend
 from s1jax.checkpoint import files, layout, orbax
+from s1jax.checkpoint.entry import Entry, Slices, Source
 from s1jax.checkpoint.files import Pending, Stored
 from s1jax.checkpoint.folder import carry, close_partial, config_json, fetch, open_partial, read_config
-from s1jax.checkpoint.layout import Entry, Slices
-from s1jax.checkpoint.source import Source, build
+from s1jax.checkpoint.source import build
 from s1jax.config import BadInput, write_json
 from s1jax.models import FAMILIES
 from s1jax.models.config import DecoderConfig
@@ -52,20 +52,27 @@ def load(
         not divide a dimension.
     """
     folder = fetch(source)
-    found = orbax.scan(folder) if orbax.is_one(folder) else scan(folder)
-    return build(found, mesh=mesh, dtype=dtype, stacked=stacked)
+    return build(open_source(folder), mesh=mesh, dtype=dtype, stacked=stacked)
 
 
-def scan(folder: pathlib.Path) -> Source:
-    """A folder of safetensors, after every check that needs no values. Raises BadInput as `load` does."""
+def open_source(folder: pathlib.Path) -> Source:
+    """A checkpoint folder of either kind. Raises BadInput when it is damaged or neither."""
     config = read_config(folder)
+    entries = layout.entries(config)
+    return orbax.scan(folder, config, entries) if orbax.is_one(folder) else _scan(folder, config, entries)
+
+
+def _scan(folder: pathlib.Path, config: DecoderConfig, entries: Sequence[Entry]) -> Source:
+    """A folder of safetensors, after every check that needs no values."""
     stored, copies = _match(config, files.scan(folder), folder)
 
-    def read(entry: Entry, index: Slices) -> np.ndarray:
-        return layout.to_model(entry, stored[entry.name].read(layout.file_slices(entry, index)), index)
+    dtypes = {entry.key: files.DTYPES[stored[entry.name].dtype] for entry in entries}
 
-    dtypes = {entry.key: files.DTYPES[stored[entry.name].dtype] for entry in layout.entries(config)}
-    return Source(folder, config, dtypes, read, copies)
+    def read(entry: Entry, index: Slices) -> np.ndarray:
+        blocks = stored[entry.name].blocks(layout.file_slices(entry, index))
+        return layout.to_model(entry, blocks, index, dtypes[entry.key])
+
+    return Source(folder, config, entries, dtypes, read, copies)
 
 
 def _match(
@@ -107,11 +114,10 @@ def _some(names: list[str]) -> str:
     return f"tensor{'s' * (len(names) > 1)} " + ", ".join(map(repr, names[:3])) + more
 
 
-def _equal(one: Stored, other: Stored, rows: int = 8192) -> bool:
+def _equal(one: Stored, other: Stored) -> bool:
     if (one.shape, one.dtype) != (other.shape, other.dtype):
         return False
-    blocks = [slice(start, min(start + rows, one.shape[0])) for start in range(0, one.shape[0], rows)]
-    return all(one.read([block]).tobytes() == other.read([block]).tobytes() for block in blocks)
+    return all(a.tobytes() == b.tobytes() for (_, a), (_, b) in zip(one.blocks(), other.blocks(), strict=True))
 
 
 def save(
@@ -148,7 +154,7 @@ def save(
         close_partial(partial, target)
     else:
         for tensor in pending:  # the other hosts take part in gathering what the first one writes
-            tensor.read()
+            tensor.blocks()
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"saved {target}")
 
@@ -178,10 +184,10 @@ def _pending(model: Model, dtype: Any) -> list[Pending]:
         array = arrays[entry.path if is_stacked else entry.key]
         held = np.dtype(array.dtype if dtype is None else dtype)
 
-        def read() -> np.ndarray:
-            return layout.to_file(entry, _to_host(array, entry.layer if is_stacked else None, held))
+        def blocks() -> Iterator[np.ndarray]:
+            return layout.to_file(entry, _to_host(array, entry.layer if is_stacked else None, held), held)
 
-        return Pending(entry.name, entry.file_shape, held, read)
+        return Pending(entry.name, entry.file_shape, held, blocks)
 
     return [pending(entry) for entry in layout.entries(model.config)]
 

@@ -4,53 +4,16 @@ Knows shapes and the family's table, no files and no devices. A checkpoint's mat
 `"(K G H) D -> D K G H"`: the same groups in the same or in the opposite order, so one transposition at most.
 """
 
-import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from s1jax.checkpoint.entry import Entry, Slices
 from s1jax.models import FAMILIES
 from s1jax.models.config import DecoderConfig
 
-Slices = tuple[slice, ...]
-BLOCK = 128  # side of a transposed tile; the cache lines of a whole column would evict one another
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One tensor of a checkpoint and the parameter that it is, or is a layer of.
-
-    Attributes:
-      path: the parameter in a model without layers' numbers, such as `blocks.q`.
-      layer: which layer, None outside the blocks.
-      name: the tensor in a Hugging Face checkpoint.
-      groups: letters of each axis of the tensor, such as `("KGH", "D")`.
-      letters: the parameter's letters, such as `DKGH`.
-      sizes: length of each letter.
-    """
-
-    path: str
-    layer: int | None
-    name: str
-    groups: tuple[str, ...]
-    letters: str
-    sizes: Mapping[str, int]
-
-    @property
-    def key(self) -> str:
-        """The parameter in an unstacked model, such as `blocks.3.q`."""
-        return self.path if self.layer is None else self.path.replace("blocks.", f"blocks.{self.layer}.")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the parameter (of one layer)."""
-        return tuple(self.sizes[letter] for letter in self.letters)
-
-    @property
-    def file_shape(self) -> tuple[int, ...]:
-        """Shape of the tensor in the checkpoint."""
-        return tuple(math.prod(self.sizes[letter] for letter in group) for group in self.groups)
+BLOCK = 256  # rows read, written or transposed at once
 
 
 def entries(config: DecoderConfig) -> list[Entry]:
@@ -112,32 +75,57 @@ def file_slices(entry: Entry, index: Slices) -> Slices:
     return tuple(slices)
 
 
-def to_model(entry: Entry, part: np.ndarray, index: Slices) -> np.ndarray:
-    """A part of the tensor as the part `index` of the parameter."""
+def to_model(entry: Entry, blocks: Iterable[tuple[int, np.ndarray]], index: Slices, dtype: np.dtype) -> np.ndarray:
+    """The part `index` of a parameter, from the part of the tensor that `file_slices` names.
+
+    Args:
+      blocks: `(first row, rows)` of that part, in any order; each is used before the next is asked for.
+      dtype: type of the result.
+    """
     shape = tuple(len(range(*s.indices(n))) for s, n in zip(index, entry.shape, strict=True))
-    return _turn(entry, part).reshape(shape)
+    rows, *columns = (s.stop - s.start for s in file_slices(entry, index))
+    is_turned = _is_turned(entry)
+    out = np.empty((columns[0], rows) if is_turned else (rows, *columns), dtype)
+    for start, block in blocks:
+        if is_turned:
+            _transpose_into(out[:, start : start + len(block)], block.astype(dtype, copy=False))
+        else:
+            out[start : start + len(block)] = block
+    return out.reshape(shape)
 
 
-def to_file(entry: Entry, value: np.ndarray) -> np.ndarray:
-    """The whole parameter as the tensor of the checkpoint."""
-    if entry.letters == "".join(entry.groups):
-        return np.ascontiguousarray(value).reshape(entry.file_shape)
-    return transpose(value.reshape(entry.file_shape[::-1]))
+def to_file(entry: Entry, value: np.ndarray, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """The whole parameter as blocks of rows of the tensor of the checkpoint, in order, each contiguous."""
+    rows = entry.file_shape[0]
+    if not _is_turned(entry):
+        matrix = value.reshape(entry.file_shape)
+        for start in range(0, rows, BLOCK):
+            yield np.ascontiguousarray(matrix[start : start + BLOCK].astype(dtype, copy=False))
+        return
+    matrix = value.reshape(entry.file_shape[::-1])
+    for start in range(0, rows, BLOCK):
+        part = matrix[:, start : start + BLOCK].astype(dtype, copy=False)
+        block = np.empty(part.shape[::-1], dtype)
+        _transpose_into(block, part)
+        yield block
 
 
-def _turn(entry: Entry, part: np.ndarray) -> np.ndarray:
-    return part if entry.letters == "".join(entry.groups) else transpose(part)
+def _is_turned(entry: Entry) -> bool:
+    return entry.letters != "".join(entry.groups)
 
 
-def transpose(matrix: np.ndarray) -> np.ndarray:
-    """A contiguous transposed copy of a matrix, tile by tile (twice as fast as the plain copy)."""
-    rows, columns = matrix.shape
-    out = np.empty((columns, rows), matrix.dtype)
-    # Bytes do not change; numpy copies its own integers faster than the float types of ml_dtypes.
-    plain = np.dtype(f"u{matrix.dtype.itemsize}")
-    source, target = matrix.view(plain), out.view(plain)
+def _transpose_into(target: np.ndarray, source: np.ndarray) -> None:
+    """`target[...] = source.T`, tile by tile through a small copy: five times as fast as numpy does it.
+
+    Rows that are a power of two apart share cache lines; the copy's rows are not.
+    """
+    plain = np.dtype(f"u{source.dtype.itemsize}")  # numpy copies its own integers faster than the types of ml_dtypes
+    source, target = source.view(plain), target.view(plain)
+    rows, columns = source.shape
+    staged = np.empty((BLOCK, BLOCK + 8), plain)
     for row in range(0, rows, BLOCK):
         for column in range(0, columns, BLOCK):
             tile = source[row : row + BLOCK, column : column + BLOCK]
-            target[column : column + BLOCK, row : row + BLOCK] = tile.T
-    return out
+            copy = staged[: tile.shape[0], : tile.shape[1]]
+            copy[...] = tile
+            target[column : column + BLOCK, row : row + BLOCK] = copy.T

@@ -12,18 +12,16 @@ import functools
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorstore
 from orbax.checkpoint import v1 as ocp
 
-from s1jax.checkpoint import layout
-from s1jax.checkpoint.folder import read_config
-from s1jax.checkpoint.layout import Entry, Slices
-from s1jax.checkpoint.source import Source
+from s1jax.checkpoint.entry import Entry, Slices, Source
 from s1jax.config import BadInput, write_json
+from s1jax.models.config import DecoderConfig
 
 FORMAT = "s1jax.model/1"
 ARRAYS, STATE, MANIFEST = "orbax", "state", "s1jax.json"
@@ -75,16 +73,15 @@ def _size(folder: pathlib.Path, key: str) -> int:
     return sum(path.stat().st_size for path in (folder / ARRAYS / STATE / key).rglob("*") if path.is_file())
 
 
-def scan(folder: pathlib.Path) -> Source:
-    """A checkpoint of this module, after every check that needs no values.
+def scan(folder: pathlib.Path, config: DecoderConfig, entries: Sequence[Entry]) -> Source:
+    """A checkpoint of this module with these entries, after every check that needs no values.
 
     Raises:
       BadInput: the manifest is damaged; a tensor is missing, cut off, unknown, or of another shape than config.json's.
     """
-    config = read_config(folder)
     manifest = _read_manifest(folder)
     tensors = manifest["tensors"]
-    wanted = {entry.key: entry for entry in layout.entries(config)}
+    wanted = {entry.key: entry for entry in entries}
     if missing := [key for key in wanted if key not in tensors]:
         raise BadInput(f"{folder} lacks tensor {missing[0]!r}, which its config.json asks for; convert it again")
     if unknown := [key for key in tensors if key not in wanted]:
@@ -101,7 +98,7 @@ def scan(folder: pathlib.Path) -> Source:
                 f"tensor {key!r} in {folder} is cut off: {size} of {stored['bytes']} bytes; convert it again"
             )
     dtypes = {key: tensors[key]["dtype"] for key in wanted}
-    return Source(folder, config, dtypes, _reader(folder), manifest["copies"])
+    return Source(folder, config, entries, dtypes, _reader(folder), manifest["copies"])
 
 
 def _read_manifest(folder: pathlib.Path) -> dict[str, Any]:

@@ -4,11 +4,9 @@ Each device's part of each parameter is read and put on that device. Host memory
 that is too large for that is put together on the devices, layer by layer.
 """
 
-import dataclasses
 import functools
 import math
-import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,32 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
-from s1jax.checkpoint import layout
-from s1jax.checkpoint.layout import Entry, Slices
+from s1jax.checkpoint.entry import Entry, Slices, Source
 from s1jax.mesh import param_sharding
-from s1jax.models.config import DecoderConfig
 from s1jax.models.decoder import Decoder, Unstacked, abstract, named, unstack
 
 HOST_STACK = 2**30  # bytes of a stacked parameter up to which its layers are put together in host memory
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A checkpoint whose every tensor has been found and has the right shape.
-
-    Attributes:
-      folder: where it lies.
-      config: the model it holds.
-      dtypes: the stored type of each entry, by `Entry.key`.
-      read: a part of one entry in the model's layout, by its slices.
-      copies: tensors of the original that repeat another one: name -> name.
-    """
-
-    folder: pathlib.Path
-    config: DecoderConfig
-    dtypes: Mapping[str, np.dtype]
-    read: Callable[[Entry, Slices], np.ndarray]
-    copies: Mapping[str, str]
 
 
 def build(source: Source, *, mesh: Mesh | None, dtype: Any, stacked: bool) -> Decoder | Unstacked:
@@ -49,7 +26,7 @@ def build(source: Source, *, mesh: Mesh | None, dtype: Any, stacked: bool) -> De
     shape = abstract(source.config)
     model = shape if stacked else jax.eval_shape(unstack, shape)
     by_path: dict[str, list[Entry]] = {}
-    for entry in layout.entries(source.config):
+    for entry in source.entries:
         by_path.setdefault(entry.path if stacked else entry.key, []).append(entry)
     leaves = []
     for path, leaf in named(model).items():
