@@ -14,6 +14,7 @@ from parity import FAR, FAST, T, attend_segments, decode_step, our_logits, ours,
 
 from s1jax.checkpoint import hf as checkpoint
 from s1jax.checkpoint import layout
+from s1jax.checkpoint.entry import Entry
 from s1jax.models import cache, config_from_hf
 from s1jax.models.decoder import Decoder, abstract, forward, logits, named, unstack
 
@@ -85,7 +86,7 @@ def wide_error(hf: dict[str, Any], numbers: np.ndarray) -> float:
     return float(np.abs(np.asarray(mine) - theirs).max())
 
 
-def _view(entry: layout.Entry, value: np.ndarray) -> np.ndarray:
+def _view(entry: Entry, value: np.ndarray) -> np.ndarray:
     if entry.letters == "".join(entry.groups):
         return value.reshape(entry.file_shape)
     return value.reshape(entry.file_shape[::-1]).T

@@ -16,6 +16,7 @@ import transformers
 
 from s1jax import mesh
 from s1jax.checkpoint import files, hf, layout
+from s1jax.checkpoint.entry import Entry
 from s1jax.config import BadInput
 from s1jax.models import FAMILIES
 from s1jax.models.decoder import Decoder, DecoderConfig, named, unstack
@@ -108,14 +109,13 @@ def test_a_sharded_or_unstacked_model_saves_the_same_bytes(models, folder, tmp_p
 def test_each_device_reads_its_own_part_only(folder, monkeypatch):
     """Eight devices, cut eight ways: no read is larger than an eighth of a matrix."""
     sizes = []
-    read = files.Stored.read
+    blocks = files.Stored.blocks
 
     def watched(self, slices=None):
-        out = read(self, slices)
-        sizes.append((self.name, out.size))
-        return out
+        sizes.append((self.name, np.prod([part.stop - part.start for part in slices])))
+        return blocks(self, slices)
 
-    monkeypatch.setattr(files.Stored, "read", watched)
+    monkeypatch.setattr(files.Stored, "blocks", watched)
     hf.load(folder, mesh=mesh.make_mesh(mesh.MeshConfig(data=1, fsdp=2, context=2, tensor=2)))
     config = SMALL["qwen2"]
     assert max(size for name, size in sizes if "gate_proj" in name) == config.D * config.F // 8
@@ -224,13 +224,23 @@ def test_a_failed_write_leaves_no_checkpoint(models, tmp_path, monkeypatch):
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 300), (128, 128), (257, 130)])
-def test_transposition_by_tiles(rows, columns):
-    for dtype in (np.float32, ml_dtypes.bfloat16, np.float16):
-        matrix = np.arange(rows * columns).reshape(rows, columns).astype(dtype)
-        out = layout.transpose(matrix)
-        assert out.flags.c_contiguous
-        np.testing.assert_array_equal(out, matrix.T)
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 300), (256, 256), (513, 260)])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16])
+def test_blocks_there_and_back(rows, columns, dtype):
+    """A turned and an unturned matrix, in blocks that do not divide it, out of order, and with another type."""
+    for letters in ("DF", "FD"):
+        entry = Entry("blocks.up", 0, "up", ("F", "D"), letters, {"F": rows, "D": columns})
+        matrix = (np.arange(rows * columns) % 2039).reshape(rows, columns).astype(dtype)
+        whole = (slice(None), slice(None))
+        blocks = [(start, matrix[start : start + 100]) for start in range(0, rows, 100)]
+        value = layout.to_model(entry, reversed(blocks), whole, np.dtype(dtype))
+        np.testing.assert_array_equal(value, matrix.T if letters == "DF" else matrix)
+        parts = list(layout.to_file(entry, value, value.dtype))
+        assert all(part.flags.c_contiguous and len(part) <= layout.BLOCK for part in parts)
+        np.testing.assert_array_equal(np.concatenate(parts), matrix)
+        wide = np.dtype(np.float32)
+        assert layout.to_model(entry, blocks, whole, wide).dtype == wide
+        np.testing.assert_array_equal(np.concatenate(list(layout.to_file(entry, value, wide))), matrix.astype(wide))
 
 
 def test_a_rule_that_needs_more_than_one_transposition_is_refused(monkeypatch):
