@@ -200,6 +200,15 @@ def test_compiling_is_announced_once(first):
     assert ["compiling" in line for line in lines] == [False, True]
 
 
+def test_a_prompt_longer_than_a_prefill_program_goes_through_it_in_pieces():
+    rows = [request("y" * i, n=20, temperature=1.0, id=f"{i}") for i in (16, 17, 33, 70)]
+    engine_ = engine(prefill_ids=16, prefill_smallest=8)
+    for done, row in zip(run(engine_, rows).values(), rows, strict=True):
+        assert facts(done) == facts(plain(row))
+    assert {name[:2] for name in engine_.programs if name[0] == "prefill"} == {("prefill", 1)}
+    assert len({name for name in engine_.programs if name[0] == "extend"}) == 4  # first and later pieces, two classes
+
+
 def test_samples_of_a_prompt_share_its_prefill(first):
     engine_, _ = first
     before = engine_.stats.prefills

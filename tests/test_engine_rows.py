@@ -322,7 +322,8 @@ def test_a_request_that_cannot_run_is_refused(row, message, shared_engine):
     [
         ({"slots": 0, "classes": None}, "slots is 0"),
         ({"max_length": 1000}, "max_length is 1000"),
-        ({"window": 0}, "window=0"),
+        ({"window": 0}, "window is 0"),
+        ({"prefill_ids": 0}, "prefill_ids is 0"),
         ({"classes": ((1, 20), (1, 10))}, "ascending"),
         ({"classes": ((0, 96),)}, "at least one row"),
         ({"classes": ((1, 64),)}, "ends at length 64"),

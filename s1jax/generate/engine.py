@@ -83,7 +83,7 @@ class Engine:
         resolve_classes(config, model.config, 1)  # refuses before the weights are touched
         prepared = prepare(model, config.weights or dtype, mesh)
         size = kv.Size(model.config.L, model.config.K, model.config.H, config.cache or dtype)
-        buckets = Buckets(config.prefill_smallest, config.prefill_rows)
+        buckets = Buckets(config.prefill_smallest, config.prefill_rows, config.prefill_ids)
         self.memory = plan(config, prepared, size, prefill_ids=buckets.ids)
         notify(str(self.memory))
         shape = Shape(self.memory.classes, config.window, dtype)

@@ -21,7 +21,8 @@ class EngineConfig:
       weights, cache: types in memory; None: the compute type. int8 weights have a scale per output channel, an int8
         cache one per position and head.
       ahead: dispatch the next window before the last one's report is read. Hides the host; a freed slot waits a window.
-      prefill_rows, prefill_smallest: rows of a prefill program, and the length of the shortest.
+      prefill_rows, prefill_smallest, prefill_ids: rows of a prefill program, length of the shortest, and ids of the
+        longest: a longer prompt goes through it in pieces.
       memory_gib: device memory to plan with; None: what the device says that it has.
     """
 
@@ -34,6 +35,7 @@ class EngineConfig:
     ahead: bool = True
     prefill_rows: int = 8
     prefill_smallest: int = 64
+    prefill_ids: int = 2048
     memory_gib: float | None = None
 
 
@@ -51,11 +53,9 @@ def resolve_classes(config: EngineConfig, model: DecoderConfig, slots: int) -> t
         raise BadInput(
             f"engine.max_length is {longest}; give 2 to {model.max_position}, the positions that the model was made for"
         )
-    if config.window < 1 or config.prefill_rows < 1 or config.prefill_smallest < 1:
-        raise BadInput(
-            f"engine.window={config.window}, prefill_rows={config.prefill_rows}, prefill_smallest="
-            f"{config.prefill_smallest}: each must be at least 1"
-        )
+    for name in ("window", "prefill_rows", "prefill_smallest", "prefill_ids"):
+        if getattr(config, name) < 1:
+            raise BadInput(f"engine.{name} is {getattr(config, name)}; give at least 1")
     if config.classes is None:
         return _spread(slots, longest)
     lengths = [length for _, length in config.classes]

@@ -8,6 +8,8 @@ import jax
 
 from s1jax.config import BadInput
 from s1jax.generate.engine_config import EngineConfig, resolve_classes
+from s1jax.generate.prefill import CHUNK
+from s1jax.generate.state import MAX_KEPT
 from s1jax.models.cache import Size
 from s1jax.models.decoder import DecoderConfig, Unstacked
 
@@ -80,10 +82,12 @@ def _total(memory: Memory) -> int:
 
 
 def _work(model: DecoderConfig, size: Size, rows: int, longest: int, prefill_ids: int, ways: int) -> int:
-    """Three arrays of float32 logits; activations of one layer and kept prefills; a row that moves, twice."""
-    logits = 3 * 4 * rows * model.V // ways
+    """Three arrays of float32 logits; activations and scores of one layer; kept prefills; a moving row, twice."""
+    logits = 3 * 4 * max(rows, CHUNK) * model.V // ways
     activations = 4 * prefill_ids * (4 * model.D + (3 * model.F + 4 * model.K * model.G * model.H) // ways)
-    return logits + activations + (5 * prefill_ids + 2 * longest) * size.bytes_per_token // ways
+    scores = 2 * 4 * CHUNK * longest * model.K * model.G // ways
+    kept = (MAX_KEPT + 1) * prefill_ids + 2 * longest
+    return logits + activations + scores + kept * size.bytes_per_token // ways
 
 
 def device_memory(device: Any) -> int:

@@ -1,4 +1,4 @@
-"""Keys and values of prompts and of chunks added to a row, and log-probabilities of ids: forward passes over many ids.
+"""Keys and values of prompts and of chunks behind a row, log-probabilities of given ids: forward passes over many ids.
 
 Each program has a fixed number of rows and a fixed length (its bucket); what is missing is padding. So the number of
 programs is bounded, and a row's bits depend on its own length alone.
@@ -16,12 +16,12 @@ from s1jax.models.decoder import Model, forward, logits
 CHUNK = 256  # queries, and head positions, that are worked on at once
 
 
-def bucket_of(length: int, max_length: int, smallest: int) -> int:
-    """The bucket of a text of `length` ids: the least of `smallest * 2**i` that holds it, and at most `max_length`."""
+def bucket_of(length: int, most: int, smallest: int) -> int:
+    """The bucket of a text of `length` ids: the least of `smallest * 2**i` that holds it, and at most `most`."""
     bucket = smallest
     while bucket < length:
         bucket *= 2
-    return min(bucket, max_length)
+    return min(bucket, most)
 
 
 @functools.partial(jax.jit, static_argnames=("dtype", "cache_dtype"))
@@ -29,72 +29,63 @@ def prefill(model: Model, tokens_BT: jax.Array, *, dtype: str, cache_dtype: str)
     """Cached positions of prompts, padded on the right: no query sees the padding, and no row reads it later."""
 
     def attend(q_BTKGH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, _: None) -> tuple[jax.Array, kv.Slots]:
-        return _causal(q_BTKGH, k_BTKH, v_BTKH), kv.from_prompt(k_BTKH, v_BTKH, cache_dtype)
+        return _attend(q_BTKGH, k_BTKH, v_BTKH, at_T), kv.from_prompt(k_BTKH, v_BTKH, cache_dtype)
 
-    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-    return forward(model, tokens_BT, positions_BT, attend, dtype=jnp.dtype(dtype))[1]
+    at_T = jnp.arange(tokens_BT.shape[1])
+    return forward(model, tokens_BT, jnp.broadcast_to(at_T, tokens_BT.shape), attend, dtype=jnp.dtype(dtype))[1]
 
 
-@functools.partial(jax.jit, static_argnames=("length", "dtype"))
+@functools.partial(jax.jit, static_argnames=("size", "length", "dtype", "has_scores"))
 def extend(
     model: Model,
-    row: tuple[kv.Slots, ...],
+    row: tuple[kv.Slots, ...] | None,
     tokens_BT: jax.Array,
+    next_BT: jax.Array,
     start: jax.Array,
     count: jax.Array,
     *,
+    size: kv.Size,
     length: int,
     dtype: str,
-) -> tuple[kv.Slots, ...]:
-    """Cached positions of one row with a chunk written behind them.
+    has_scores: bool,
+) -> tuple[tuple[kv.Slots, ...], jax.Array | None]:
+    """Cached positions of one row with a chunk written behind them, and what the chunk says of the ids after it.
 
     Args:
-      row: per layer, `Slots` of one row.
-      tokens_BT: `[1, T]` ids of the chunk, padded.
+      row: per layer, `Slots` of one row; None for an empty one.
+      tokens_BT: `[1, T]` ids of the chunk, padded. next_BT: the id after each.
       start: position of its first id. count: how many are ids.
       length: positions of the result.
+
+    Returns: the row; and, if `has_scores`, the log-softmax of the raw float32 logits at `next_BT`, `[1, T]`.
     """
-    row = kv.resize(row, length)
+    blank = tuple(slots for (slots,) in kv.empty(size, ((1, length),)))
+    slots = blank if row is None else kv.resize(row, length)
     at_T = start + jnp.arange(tokens_BT.shape[1])
 
     def attend(q_BTKGH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, slots: kv.Slots) -> tuple[jax.Array, kv.Slots]:
         slots = kv.write_chunk(slots, k_BTKH, v_BTKH, start, count)
-        k_BSKH, v_BSKH = kv.unpack(slots, q_BTKGH.dtype)
-        mask_BTS = jnp.arange(k_BSKH.shape[1])[None, None] <= at_T[None, :, None]
-        return layers.attention(q_BTKGH, k_BSKH, v_BSKH, mask_BTS), slots
+        return _attend(q_BTKGH, *kv.unpack(slots, q_BTKGH.dtype), at_T), slots
 
-    return forward(model, tokens_BT, at_T[None], attend, row, dtype=jnp.dtype(dtype))[1]
+    x_BTD, slots = forward(model, tokens_BT, at_T[None], attend, slots, dtype=jnp.dtype(dtype))
 
-
-@functools.partial(jax.jit, static_argnames=("dtype",))
-def score(model: Model, tokens_BT: jax.Array, *, dtype: str) -> jax.Array:
-    """Log-softmax of the raw float32 logits at each id given those before it: `[B, T]`, 0 at the first."""
-
-    def attend(q_BTKGH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, _: None) -> tuple[jax.Array, None]:
-        return _causal(q_BTKGH, k_BTKH, v_BTKH), None
-
-    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-    x_BTD, _ = forward(model, tokens_BT, positions_BT, attend, dtype=jnp.dtype(dtype))
-
-    def part(x_and_next: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def score(x_and_next: tuple[jax.Array, jax.Array]) -> jax.Array:
         x_BTD, next_BT = x_and_next
         logits_BTV = logits(model, x_BTD)
         chosen_BT = jnp.take_along_axis(logits_BTV, next_BT[..., None], axis=-1)[..., 0]
         return chosen_BT - jax.nn.logsumexp(logits_BTV, axis=-1)
 
-    next_BT = jnp.pad(tokens_BT[:, 1:], ((0, 0), (0, 1)))
-    logprob_BT = _by_chunk(part, (x_BTD, next_BT))
-    return jnp.pad(logprob_BT[:, :-1], ((0, 0), (1, 0)))
+    return slots, _by_chunk(score, (x_BTD, next_BT)) if has_scores else None
 
 
-def _causal(q_BTKGH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array) -> jax.Array:
-    """Causal attention by chunks of queries: scores of all queries at once do not exist."""
-    B, T = q_BTKGH.shape[:2]
-    at_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
+def _attend(q_BTKGH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, at_T: jax.Array) -> jax.Array:
+    """Causal attention of queries at positions `at`, by chunks of them: scores of all at once do not exist."""
+    at_BT = jnp.broadcast_to(at_T, q_BTKGH.shape[:2])
 
     def part(q_and_at: tuple[jax.Array, jax.Array]) -> jax.Array:
         q_BTKGH, at_BT = q_and_at
-        return layers.attention(q_BTKGH, k_BSKH, v_BSKH, jnp.arange(T)[None, None] <= at_BT[..., None])
+        seen_BTS = jnp.arange(k_BSKH.shape[1])[None, None] <= at_BT[..., None]
+        return layers.attention(q_BTKGH, k_BSKH, v_BSKH, seen_BTS)
 
     return _by_chunk(part, (q_BTKGH, at_BT))
 

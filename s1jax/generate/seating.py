@@ -15,10 +15,8 @@ import numpy as np
 from s1jax.generate import requests
 from s1jax.generate.automaton import PAUSE, RUN, Control
 from s1jax.generate.requests import Request, Seat
-from s1jax.generate.state import Place, Row, Shape, Source
+from s1jax.generate.state import MAX_KEPT, Place, Row, Shape, Source
 from s1jax.models import cache as kv
-
-MAX_PREFILLED = 4  # prefilled batches that are kept because requests with their prompts still wait
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,10 +182,10 @@ class Seating:
                 self._stats.prefills += 1
 
     def _forget(self) -> None:
-        """Drop prefilled prompts that nobody waits for, and the oldest batches above MAX_PREFILLED."""
+        """Drop prefilled prompts that nobody waits for, and the oldest batches above MAX_KEPT."""
         self._prefilled = {prompt: source for prompt, source in self._prefilled.items() if self._waiting[prompt]}
         batches = list(dict.fromkeys(id(cache) for cache, _ in self._prefilled.values()))
-        kept = set(batches[-MAX_PREFILLED:])
+        kept = set(batches[-MAX_KEPT:])
         self._prefilled = {prompt: source for prompt, source in self._prefilled.items() if id(source[0]) in kept}
 
     # ------------------------------------------------------------------------------ rows that wait for their caller
@@ -242,7 +240,7 @@ class Seating:
         tokens_BS[0, begin:end], forced_BS[0, begin:end] = ids, True
         logprob_BS[0, begin:end] = np.nan if snapshot.request.sampling.logprobs else 0.0
         of_class = max(snapshot.of_class, self._slots.class_of(end))
-        cache = self._slots.extend(snapshot.cache, begin - 1, tokens_BS[0, begin - 1 : end - 1].tolist(), of_class)
+        cache = self._slots.extend(snapshot.cache, begin - 1, tokens_BS[0, begin - 1 : end].tolist(), of_class)
         row = dataclasses.replace(
             row, tokens_BS=tokens_BS, forced_BS=forced_BS, logprob_BS=logprob_BS, length_B=np.array([end], np.int32)
         )

@@ -24,22 +24,28 @@ from s1jax.models.decoder import Unstacked
 
 @dataclasses.dataclass(frozen=True)
 class Buckets:
-    """Prefill programs.
+    """Programs that work on many ids at once.
 
     Attributes:
       smallest: length of the shortest.
       rows: rows of a short one; long ones have fewer, such that rows times length stays within `ids`.
-      ids: see `rows`.
+      ids: length of the longest; a longer text goes through it in pieces.
     """
 
     smallest: int = 64
     rows: int = 8
     ids: int = 2048
 
-    def of(self, length: int, max_length: int) -> tuple[int, int]:
-        """`(rows, length)` of the program for a text of `length` ids; a function of that length alone."""
-        bucket = prefill.bucket_of(length, max_length, self.smallest)
-        return max(1, min(self.rows, self.ids // bucket)), bucket
+    def length_of(self, length: int, max_length: int) -> int:
+        """Length of the program for a text of `length` ids, or for its pieces; a function of that length alone."""
+        return prefill.bucket_of(length, min(self.ids, max_length), self.smallest)
+
+    def rows_of(self, bucket: int) -> int:
+        """Rows of the program of this length."""
+        return max(1, min(self.rows, self.ids // bucket))
+
+
+CachedRow = tuple[kv.Slots, ...]
 
 
 class SlotTable:
@@ -67,7 +73,7 @@ class SlotTable:
         self._model = model
         self._size = size
         # A mesh of one device is that device: placing by rules would only make every dispatch slower.
-        self._device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+        self._device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
         self._mesh = mesh if mesh is not None and mesh.size > 1 else None
         self._notify = notify
         self._free = [list(range(rows))[::-1] for rows, _ in shape.classes]
@@ -121,7 +127,7 @@ class SlotTable:
         """Nobody has the slot."""
         return place.slot in self._free[place.of_class]
 
-    def read(self, place: Place) -> tuple[tuple[kv.Slots, ...], Row]:
+    def read(self, place: Place) -> tuple[CachedRow, Row]:
         """A copy of a row, on the device."""
         with self._program("extract", place.of_class):
             return decode.extract(self._state, np.int32(place.slot), of_class=place.of_class, shape=self.shape)
@@ -148,11 +154,19 @@ class SlotTable:
 
     def bucket_of(self, prompt_length: int) -> tuple[int, int]:
         """Rows and length of the prefill program for a prompt."""
-        return self.buckets.of(prompt_length - 1, self.shape.max_length)
+        bucket = self.buckets.length_of(prompt_length - 1, self.shape.max_length)
+        return self.buckets.rows_of(bucket), bucket
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Source]:
-        """Cached positions of prompts that share a bucket (at most its rows); of each all ids but the last."""
+        """Cached positions of prompts that share a bucket (at most its rows); of each all ids but the last.
+
+        A prompt that is longer than its bucket comes alone and goes through it in pieces.
+        """
         rows, length = self.bucket_of(len(prompts[0]))
+        if len(prompts[0]) - 1 > length:
+            [prompt] = prompts
+            cache, _ = self._pieces(None, 0, prompt, self.class_of(len(prompt) + 1), has_scores=False)
+            return [(cache, 0)]
         tokens_BT = np.zeros((rows, length), np.int32)
         for row, prompt in enumerate(prompts):
             tokens_BT[row, : len(prompt) - 1] = prompt[:-1]
@@ -160,32 +174,39 @@ class SlotTable:
             cache = prefill.prefill(self._model, tokens_BT, dtype=self.shape.dtype, cache_dtype=self._size.dtype)
         return [(cache, row) for row in range(len(prompts))]
 
-    def extend(
-        self, cache: tuple[kv.Slots, ...], start: int, ids: Sequence[int], of_class: int
-    ) -> tuple[kv.Slots, ...]:
-        """Cached positions of one row with those of `ids` from position `start` on, as long as the class needs them."""
-        most = self.buckets.ids
-        for begin in range(0, len(ids), most):
-            part = ids[begin : begin + most]
-            tokens_BT = np.zeros((1, prefill.bucket_of(len(part), most, self.buckets.smallest)), np.int32)
-            tokens_BT[0, : len(part)] = part
-            length = self.shape.classes[of_class][1]
-            with self._program("extend", cache[0].k_BKSH.shape, length, tokens_BT.shape):
-                cache = prefill.extend(
-                    self._model,
-                    cache,
-                    tokens_BT,
-                    np.int32(start + begin),
-                    np.int32(len(part)),
-                    length=length,
-                    dtype=self.shape.dtype,
-                )
-        return cache
+    def extend(self, cache: CachedRow, start: int, ids: Sequence[int], of_class: int) -> CachedRow:
+        """Cached positions of one row with those of all `ids` but the last from `start` on, as long as its class."""
+        return self._pieces(cache, start, ids, of_class, has_scores=False)[0]
 
     def score(self, ids: Sequence[int]) -> np.ndarray:
         """Log-softmax of the raw logits at each id given those before it, float32; 0 at the first."""
-        tokens_BT = np.zeros((1, prefill.bucket_of(len(ids), self.shape.max_length, self.buckets.smallest)), np.int32)
-        tokens_BT[0, : len(ids)] = ids
-        with self._program("score", tokens_BT.shape):
-            logprob_BT = prefill.score(self._model, tokens_BT, dtype=self.shape.dtype)
-        return np.asarray(logprob_BT)[0, : len(ids)]
+        _, scores = self._pieces(None, 0, ids, self.class_of(len(ids)), has_scores=True)
+        return np.concatenate([np.zeros(1, np.float32), *scores])
+
+    def _pieces(
+        self, cache: CachedRow | None, start: int, ids: Sequence[int], of_class: int, *, has_scores: bool
+    ) -> tuple[CachedRow, list[np.ndarray]]:
+        """Write all `ids` but the last from position `start` on; with the scores of all but the first."""
+        length, scores = self.shape.classes[of_class][1], []
+        bucket = self.buckets.length_of(len(ids) - 1, self.shape.max_length)
+        for begin in range(0, max(len(ids) - 1, 1), bucket):
+            part = list(ids[begin : begin + bucket + 1])
+            tokens_BT = np.zeros((2, 1, bucket), np.int32)
+            tokens_BT[0, 0, : len(part) - 1], tokens_BT[1, 0, : len(part) - 1] = part[:-1], part[1:]
+            before = None if cache is None else cache[0].k_BKSH.shape[2]
+            with self._program("extend", before, length, bucket, has_scores):
+                cache, logprob_BT = prefill.extend(
+                    self._model,
+                    cache,
+                    *tokens_BT,
+                    np.int32(start + begin),
+                    np.int32(len(part) - 1),
+                    size=self._size,
+                    length=length,
+                    dtype=self.shape.dtype,
+                    has_scores=has_scores,
+                )
+            if logprob_BT is not None:
+                scores.append(np.asarray(logprob_BT)[0, : len(part) - 1])
+        assert cache is not None
+        return cache, scores

@@ -12,6 +12,8 @@ import numpy as np
 from s1jax.generate.sampling import Draw
 from s1jax.models import cache as kv
 
+MAX_KEPT = 4  # prefilled batches that are kept because requests with their prompts still wait
+
 Source = tuple[tuple[kv.Slots, ...], int]
 """Cached positions, per layer, and which row of them."""
 

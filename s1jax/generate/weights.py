@@ -27,7 +27,7 @@ def prepare(model: Decoder | Unstacked, dtype: str, mesh: Mesh | None) -> Unstac
         model = unstack(model)
     names = letters(model)
     if mesh is None or mesh.size == 1:
-        model = jax.device_put(model, jax.devices()[0] if mesh is None else mesh.devices.item())
+        model = jax.device_put(model, jax.local_devices()[0] if mesh is None else mesh.devices.item())
     else:
         model = jax.tree.map(lambda x, name: jax.device_put(x, param_sharding(name, x.shape, mesh)), model, names)
     if dtype == "int8":
