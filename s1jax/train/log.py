@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -87,13 +88,11 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A W&B run. Raises BadInput when the package is not installed."""
+    """A W&B run."""
 
     def __init__(self, project: str, out: pathlib.Path) -> None:
-        try:
-            import wandb  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            raise BadInput(f"log.wandb={project!r}, but wandb is not installed; install s1jax[wandb]") from None
+        import wandb  # pyright: ignore[reportMissingImports]
+
         self._run = wandb.init(project=project, dir=str(out), id=out.name, resume="allow")
 
     def write(self, record: Record) -> None:
@@ -189,6 +188,14 @@ class Log:
             for sink in (self._display, *self._sinks, self._metrics):
                 if sink is not None:
                     stack.callback(sink.close)
+
+
+def check(config: LogConfig) -> None:
+    """Raises BadInput when a package that the config asks for is not installed, or `every` is not positive."""
+    if config.wandb and importlib.util.find_spec("wandb") is None:
+        raise BadInput(f"log.wandb={config.wandb!r}, but wandb is not installed; install s1jax[wandb]")
+    if config.every < 1:
+        raise BadInput(f"log.every={config.every}; it must be at least 1")
 
 
 def open_log(

@@ -1,0 +1,84 @@
+"""The config of a training run: what a recipe under `configs/` may say."""
+
+import dataclasses
+from typing import Literal
+
+from s1jax.config import free
+from s1jax.mesh import MeshConfig
+from s1jax.models.decoder import DecoderConfig
+from s1jax.train.data import DataConfig
+from s1jax.train.log import LogConfig
+from s1jax.train.loss import LossConfig
+from s1jax.train.optimizer import OptimizerConfig
+from s1jax.train.packing import PackingConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomModel:
+    """A model of these sizes with random weights drawn from the run's seed."""
+
+    init: DecoderConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class SaveConfig:
+    """Checkpoints.
+
+    Attributes:
+      every: steps between two; None for one at the end only.
+      keep: how many of the newest stay. The best by validation loss stays too.
+      export: which model goes to `hf/`: that of the last step, or the best by validation loss.
+      dtype: type of the tensors in `hf/`.
+    """
+
+    every: int | None = 100
+    keep: int = 2
+    export: Literal["last", "best"] = "last"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainRun:
+    """A fine-tuning run. The defaults are upstream's recipe (simplescaling/s1@77272c6 train/sft.sh).
+
+    Attributes:
+      model: folder or hub id of a checkpoint, or `{init: {family: qwen2, D: 64, ...}}` for random weights.
+      data: which rows, and how they are rendered.
+      tokenizer: folder or hub id; by default the model's.
+      chat_template: file with a Jinja template in place of the tokenizer's.
+      eval_rows: held-out data sets, rendered like the training rows, for the validation loss.
+      epochs, steps: length of the run; `steps` decides where it is given.
+      global_batch: examples of an update.
+      micro_batch: rows that a device takes at once; accumulation follows from it and the mesh.
+      packing, loss, optimizer: see there.
+      dtype: compute type; parameters and their gradients are float32.
+      remat: what the backward pass recomputes, a key of `step.REMAT`.
+      attention: `auto`, or a key of `attention.BACKENDS`.
+      seed: of the order of examples, and of random weights.
+      eval_every: steps between two validations; one is made before each save in any case.
+      profile_steps: first step to trace and how many.
+      out: folder of the run.
+    """
+
+    model: str | RandomModel
+    data: DataConfig
+    tokenizer: str = ""
+    chat_template: str = ""
+    eval_rows: str | tuple[str, ...] = ()
+    epochs: int = 5
+    steps: int | None = None
+    global_batch: int = 16
+    micro_batch: int = free(1)
+    packing: PackingConfig = PackingConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    remat: str = free("full")
+    attention: str = free("auto")
+    seed: int = 42
+    mesh: MeshConfig = free(MeshConfig())
+    save: SaveConfig = free(SaveConfig())
+    log: LogConfig = free(LogConfig())
+    eval_every: int | None = free(None)
+    profile_steps: tuple[int, int] | None = free(None)
+    out: str = ""

@@ -1,0 +1,126 @@
+"""From a config to what a run works with: tokenizer, sizes, plan of the batches, compiled recipe. No device is touched
+but to ask what it is, so everything that is wrong with the input is found before any work.
+"""
+
+import math
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import Mesh
+
+from s1jax.checkpoint.folder import fetch, read_config
+from s1jax.config import BadInput
+from s1jax.models import FAMILIES, attention
+from s1jax.models.decoder import DecoderConfig
+from s1jax.tokens import Tokenizer
+from s1jax.train import log
+from s1jax.train.config import RandomModel, TrainRun
+from s1jax.train.data import Examples, load_examples
+from s1jax.train.optimizer import warmup_steps
+from s1jax.train.plan import HostBatch, Plan, in_order, make_plan, steps_per_epoch
+from s1jax.train.step import REMAT, Recipe
+
+
+def check_config(config: TrainRun) -> None:
+    """What is wrong with the config alone. Raises BadInput."""
+    counts = {name: getattr(config, name) for name in ("global_batch", "micro_batch", "epochs", "steps", "eval_every")}
+    for name, value in {**counts, "save.every": config.save.every, "data.block": config.data.block}.items():
+        if value is not None and value < 1:
+            raise BadInput(f"{name}={value}; it must be at least 1")
+    if config.remat not in REMAT:
+        raise BadInput(f"remat={config.remat!r} is not known; use one of {', '.join(REMAT)}")
+    if config.save.export == "best" and not config.eval_rows:
+        raise BadInput("save.export=best needs eval_rows, by whose loss the best is known; set one of the two")
+    log.check(config.log)
+
+
+def load_tokenizer(config: TrainRun) -> Tokenizer:
+    source = config.tokenizer or (config.model if isinstance(config.model, str) else "")
+    if not source:
+        raise BadInput("a model of random weights has no tokenizer; set tokenizer=DIR")
+    template = None
+    if config.chat_template:
+        path = pathlib.Path(config.chat_template)
+        if not path.is_file():
+            raise BadInput(f"chat_template={path} does not exist; give a file with a Jinja template")
+        template = path.read_text(encoding="utf-8")
+    return Tokenizer.load(source, chat_template=template)
+
+
+def model_config(config: TrainRun, tokenizer: Tokenizer) -> DecoderConfig:
+    model = config.model.init if isinstance(config.model, RandomModel) else read_config(fetch(config.model))
+    if model.family not in FAMILIES:
+        raise BadInput(f"model.init.family={model.family!r} is not known; use one of {', '.join(FAMILIES)}")
+    if model.V < tokenizer.size:
+        raise BadInput(f"the model has {model.V} ids, its tokenizer {tokenizer.size}; use the model's own tokenizer")
+    return model
+
+
+def rows_at_once(config: TrainRun, mesh: Mesh) -> int:
+    return mesh.shape["data"] * mesh.shape["fsdp"] * config.micro_batch
+
+
+def plan_run(config: TrainRun, examples: Examples, mesh: Mesh) -> Plan:
+    per_epoch = steps_per_epoch(len(examples.rows), config.global_batch)
+    steps = config.epochs * per_epoch if config.steps is None else config.steps
+    warmup_steps(config.optimizer, steps)
+    return make_plan(
+        examples.rows,
+        config.packing,
+        batch=config.global_batch,
+        steps=steps,
+        seed=config.seed,
+        norm=config.loss.norm,
+        row_multiple=rows_at_once(config, mesh),
+        length_multiple=mesh.shape["context"],
+        block=config.data.block,
+    )
+
+
+def plan_validation(config: TrainRun, tokenizer: Tokenizer, plan: Plan, mesh: Mesh) -> list[HostBatch]:
+    if not config.eval_rows:
+        return []
+    examples = load_examples(config.data, tokenizer, config.eval_rows)
+    say(f"validation: {examples.describe()}")
+    multiple = math.lcm(config.packing.multiple, mesh.shape["context"])
+    return in_order(examples.rows, plan, row_multiple=rows_at_once(config, mesh), length_multiple=multiple)
+
+
+def recipe_of(
+    config: TrainRun, model: DecoderConfig, plan: Plan, validation: Sequence[HostBatch], mesh: Mesh
+) -> Recipe:
+    backend = attention.choose(config.attention, model, mesh, dtype=config.dtype, is_packed=config.packing.enabled)
+    say(f"attention: {backend}")
+    return Recipe(
+        optimizer=config.optimizer,
+        loss=config.loss,
+        steps=plan.steps,
+        dtype=config.dtype,
+        remat=config.remat,
+        attention=backend,
+        most=max([plan.most, *(int(batch.arrays.segments.max()) for batch in validation)]),
+        longest=max([plan.longest, *(max(batch.lengths) for batch in validation)]),
+    )
+
+
+def check_positions(model: DecoderConfig, examples: Examples) -> None:
+    longest = max(len(row.ids) for row in examples.rows)
+    if longest > model.max_position:
+        raise BadInput(
+            f"the longest row has {longest} ids, the model is made for {model.max_position} positions; set data.block="
+            f"{model.max_position}"
+        )
+
+
+def describe_devices(mesh: Mesh) -> str:
+    """`8 x TPU v5p (data=1 x fsdp=8 x ...)`."""
+    sizes = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    return f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind} ({sizes})"
+
+
+def say(text: str) -> None:
+    """A line on standard error, from the first host."""
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
