@@ -45,6 +45,11 @@ def run(devices: int, **fields) -> list[Completion]:
     return found
 
 
+def test_a_mesh_of_other_axes_is_refused():
+    with pytest.raises(BadInput, match="`tensor` devices alone"):
+        engine(mesh=make_mesh(MeshConfig(data=2, fsdp=1, context=1, tensor=1), jax.devices()[:2]))
+
+
 @pytest.mark.parametrize("fields", [{}, {"weights": "int8", "cache": "int8"}])
 def test_eight_devices_give_the_ids_of_one(fields):
     """Sums are split over the devices, so last bits differ; a greedy id may differ only where two nearly tie."""

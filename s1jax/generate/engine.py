@@ -81,6 +81,10 @@ class Engine:
           BadInput: a configuration that cannot be.
         """
         resolve_classes(config, model.config, 1)  # refuses before the weights are touched
+        if mesh is not None and mesh.size != mesh.shape["tensor"]:
+            raise BadInput(
+                f"an engine lies on `tensor` devices alone, the mesh is {dict(mesh.shape)}; set the others to 1"
+            )
         prepared = prepare(model, config.weights or dtype, mesh)
         size = kv.Size(model.config.L, model.config.K, model.config.H, config.cache or dtype)
         buckets = Buckets(config.prefill_smallest, config.prefill_rows, config.prefill_ids)
