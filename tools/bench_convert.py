@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -70,19 +71,21 @@ def measure(root: pathlib.Path, largest: int) -> dict:
     size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
     limit = 2 * largest + 2**30
     record: dict = {"gigabytes": round(size / 1e9, 2), "largest_tensor_mb": round(largest / 1e6)}
+    record |= {"cores": os.cpu_count(), "load_average_at_start": round(os.getloadavg()[0], 1)}
     forget(source)
     seconds = plain_copy(source, copy)
     record |= {"copy_seconds": round(seconds, 1), "copy_mb_per_s": round(size / 1e6 / seconds)}
     shutil.rmtree(copy)
     for name, given, made, to in (("in", source, orbax, "orbax"), ("out", orbax, back, "hf")):
         forget(given)
-        taken, own, resident = convert(given, made, to)
+        taken, own, usage = convert(given, made, to)
         record |= {
             f"{name}_seconds": round(taken, 1),
             f"{name}_mb_per_s": round(size / 1e6 / taken),
             f"{name}_share_of_copy": round(seconds / taken, 2),
             f"{name}_peak_mb": round(own / 1e6),
-            f"{name}_peak_with_mapped_files_mb": round(resident / 1e6),
+            f"{name}_peak_with_mapped_files_mb": round(usage.ru_maxrss * 1024 / 1e6),
+            f"{name}_cpu_seconds": {"user": round(usage.ru_utime, 1), "system": round(usage.ru_stime, 1)},
         }
     record |= {"peak_limit_mb": round(limit / 1e6), "is_equal": fingerprint(source) == fingerprint(back)}
     if not record["is_equal"]:
@@ -110,8 +113,8 @@ def plain_copy(source: pathlib.Path, target: pathlib.Path) -> float:
     return time.perf_counter() - start
 
 
-def convert(source: pathlib.Path, target: pathlib.Path, to: str) -> tuple[float, int, int]:
-    """Seconds from start to exit of a process that converts, its peak own memory and its peak resident set in bytes."""
+def convert(source: pathlib.Path, target: pathlib.Path, to: str) -> tuple[float, int, resource.struct_rusage]:
+    """Seconds from start to exit of a process that converts, its peak own memory in bytes, and what it used."""
     start = time.perf_counter()
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(source), str(target), to])
     own = [0]
@@ -123,7 +126,7 @@ def convert(source: pathlib.Path, target: pathlib.Path, to: str) -> tuple[float,
     watcher.join()
     if child.returncode:
         sys.exit(f"converting {source} to {to} failed")
-    return seconds, own[0], usage.ru_maxrss * 1024
+    return seconds, own[0], usage
 
 
 def watch(child: subprocess.Popen, own: list[int]) -> None:
