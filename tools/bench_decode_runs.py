@@ -55,8 +55,8 @@ def in_order(lengths: Sequence[int], rows: int) -> int:
 def bench_refill(options: dict) -> None:
     """Rows of real lengths through few slots: occupancy while somebody waits, and the share of the ideal gain.
 
-    The static batch takes the rows in the same order, each batch as long as its longest. The ideal wastes no slot, which
-    the last rows make impossible; `reachable` refills in the same order at once, without windows.
+    The static batch takes the rows in the same order, each batch as long as its longest. The ideal wastes no slot,
+    which the last rows make impossible; `reachable` refills in the same order at once, without windows.
     """
     config, lengths = shape_of(options), trace_lengths(options)
     model, longest = random_model(config), max(lengths) + 8
