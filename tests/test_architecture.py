@@ -3,6 +3,7 @@
 import ast
 import functools
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -210,6 +211,17 @@ def test_recipes_load():
         for word in ("hardware", "expect"):
             assert word in head.lower(), f"{path} does not say its {word}"
         cli.load_config(verb, str(path), [])
+
+
+def test_links_and_recipes_of_the_documents_exist():
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        text = path.read_text(encoding="utf-8")
+        links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+        named = [path.parent / link for link in links] + [
+            ROOT / name for name in re.findall(r"configs/[\w/]+\.yaml", text)
+        ]
+        for target in named:
+            assert target.exists(), f"{path} names {target}, which does not exist"
 
 
 @pytest.mark.parametrize("word", ["TODO", "FIXME", "XXX", "NotImplementedError"])
