@@ -83,6 +83,17 @@ def test_there_and_back_is_bit_exact(original, converted, tmp_path):
     hf.load(back)
 
 
+def test_config_json_is_carried_word_for_word(model, tmp_path):
+    """Also one that names no type, and with fields that nothing here knows."""
+    hf.save(model, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    data = {key: value for key, value in json.loads(path.read_text()).items() if key != "torch_dtype"}
+    path.write_text(json.dumps({**data, "note": {"by": "trainer"}}))
+    middle = convert.run(ConvertRun(str(tmp_path / "model"), str(tmp_path / "middle")))
+    back = convert.run(ConvertRun(str(middle), str(tmp_path / "back"), to="hf"))
+    assert json.loads((back / "config.json").read_text()) == {**data, "note": {"by": "trainer"}}
+
+
 def test_safetensors_to_safetensors_with_another_type(original, tmp_path):
     target = convert.run(ConvertRun(str(original), str(tmp_path / "narrow"), to="hf", dtype="bfloat16"))
     for name, value in tensors(target).items():

@@ -16,10 +16,10 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from s1jax.checkpoint import files, layout, orbax
+from s1jax.checkpoint import files, layout, orbax, training
 from s1jax.checkpoint.entry import Entry, Source
 from s1jax.checkpoint.files import Pending
-from s1jax.checkpoint.folder import carry, close_partial, fetch, open_partial, read_config_json
+from s1jax.checkpoint.folder import carry, close_partial, config_json, fetch, open_partial
 from s1jax.checkpoint.hf import FILE_BYTES, open_source
 from s1jax.config import BadInput, free, open_run, to_dict, write_json
 
@@ -31,7 +31,8 @@ class ConvertRun:
     """What `s1jax convert` is told.
 
     Attributes:
-      source: a Hugging Face folder or hub id, or a folder that `convert` wrote.
+      source: a Hugging Face folder or hub id, a folder that `convert` wrote, or a checkpoint of a training run
+        (`OUT/checkpoints/00000315`).
       target: folder to be written.
       to: `hf` (safetensors) or `orbax`.
       dtype: type of every tensor; null keeps each tensor's own.
@@ -64,24 +65,26 @@ def run(config: ConvertRun) -> pathlib.Path:
         open_run(config, device="none")
         _say(f"{target} is complete")
         return target
-    source = open_source(fetch(config.source))
+    given = fetch(config.source)
+    is_trained = training.is_one(given)
+    source = training.scan(given) if is_trained else open_source(given)
     partial = open_partial(target, replace=False)
     start = time.monotonic()
     open_run(dataclasses.replace(config, target=str(partial)), device="none: tensors pass through host memory")
     (partial / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
     written = _write(source, partial, config)
     carry(source.folder, partial)
-    write_json(partial / "config.json", _config_json(source.folder, config.dtype))
+    write_json(partial / "config.json", _config_json(source, config.dtype, is_trained=is_trained))
     close_partial(partial, target)
     seconds = time.monotonic() - start
     _say(f"{target}: {written / 1e9:.2f} GB in {seconds:.1f} s, {written / 1e6 / seconds:.0f} MB/s")
     return target
 
 
-def _config_json(folder: pathlib.Path, dtype: str | None) -> dict[str, Any]:
-    """The source's own, word for word where the type stays."""
-    data = read_config_json(folder)
-    return data if dtype is None else {**data, "dtype" if "dtype" in data else "torch_dtype": dtype}
+def _config_json(source: Source, dtype: str | None, *, is_trained: bool) -> dict[str, Any]:
+    """The source's own, word for word where the type stays; a trained model's type need not be that of its base."""
+    named = dtype or (source.dtypes[source.entries[0].key].name if is_trained else None)
+    return config_json(source.config, source.folder, {} if named is None else {"dtype": named})
 
 
 def _write(source: Source, folder: pathlib.Path, config: ConvertRun) -> int:
