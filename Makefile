@@ -20,7 +20,7 @@ real-input: $(VENV)/dev
 	S1JAX_SHARED=$(SHARED) $(BIN)/python -m s1jax eval configs/real_input/eval_math500.yaml out=$(REAL)/math500
 	$(BIN)/python -m s1jax report reports=[$(REAL)/aime24] out=$(REAL)/report_aime24
 	$(BIN)/python -m s1jax report reports=[$(REAL)/math500] out=$(REAL)/report_math500
-	$(BIN)/python tools/compare_hf.py $(REAL)/train/hf
+	$(BIN)/python tools/compare_export.py $(REAL)/train/hf $(REAL)/math500/budget-64/samples.jsonl
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
