@@ -13,6 +13,7 @@ nothing happens, so a model runs on one device without knowing of meshes.
 import contextlib
 import contextvars
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -52,7 +53,24 @@ class Quantized:
     scale: jax.Array
 
 
-Weight = jax.Array | Quantized
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["base", "down", "up"], meta_fields=["scale"])
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """A weight and a low-rank term beside it (arXiv 2106.09685): `weight = base + scale * down @ up`.
+
+    Attributes:
+      base: the weight, plain or quantized.
+      down: the weight's contracted dimensions in their order, then R.
+      up: R, then the weight's other dimensions in their order.
+    """
+
+    base: jax.Array | Quantized
+    down: jax.Array
+    up: jax.Array
+    scale: float
+
+
+Weight = jax.Array | Quantized | Adapted
 
 
 def spec(letters: str, rules: Rules) -> P:
@@ -98,9 +116,11 @@ def einsum(equation: str, x: jax.Array, weight: Weight, *, accumulate: jnp.dtype
     Args:
       equation: such as `"BTD,DKGH->BTKGH"`, in letters of the alphabet.
       x: activation; its type is the type of the product.
-      weight: of any float type, or `Quantized`: then the scale is applied to the product.
+      weight: of any float type, or `Quantized`: then the scale is applied to the product, or `Adapted`.
       accumulate: type of the result (and of the accumulation), where it must be wider than `x`'s.
     """
+    if isinstance(weight, Adapted):
+        return _adapted(equation, x, weight, accumulate)
     out = equation.rpartition("->")[2]
     values = weight.values if isinstance(weight, Quantized) else weight
     product = _product(equation, x, values.astype(x.dtype), accumulate)
@@ -113,6 +133,17 @@ def einsum(equation: str, x: jax.Array, weight: Weight, *, accumulate: jnp.dtype
         missing = [axis for axis, letter in enumerate(out) if letter not in kept]
         product = product * jnp.expand_dims(scale, missing).astype(product.dtype)
     return product
+
+
+def _adapted(equation: str, x: jax.Array, weight: Adapted, accumulate: jnp.dtype | type | None) -> jax.Array:
+    inputs, _, out = equation.partition("->")
+    left, _, right = inputs.partition(",")
+    summed = "".join(letter for letter in right if letter not in out)
+    kept = "".join(letter for letter in right if letter in out)
+    inner = "".join(letter for letter in left if letter not in summed) + "R"
+    low = einsum(f"{left},{summed}R->{inner}", x, weight.down)
+    term = einsum(f"{inner},R{kept}->{out}", low, weight.up, accumulate=accumulate)
+    return einsum(equation, x, weight.base, accumulate=accumulate) + weight.scale * term
 
 
 def _product(equation: str, x: jax.Array, weight: jax.Array, accumulate: jnp.dtype | type | None) -> jax.Array:
@@ -153,6 +184,7 @@ def _contract(
 
 def take(table: Weight, ids_BT: jax.Array, letters: str) -> jax.Array:
     """Rows of an embedding table `[V, D]`: `[B, T, D]`, placed as `letters`."""
+    assert not isinstance(table, Adapted), "an embedding has no adapter: lora.targets refuses it"
     if isinstance(table, Quantized):
         rows = constrain(table.values, "VD")[ids_BT].astype(table.scale.dtype) * table.scale[ids_BT]
         return constrain(rows, letters)
