@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -43,7 +44,30 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None, *, expli
     devices = list(jax.devices() if devices is None else devices)
     sizes = _resolve(config, len(devices))
     types = (AxisType.Explicit if explicit else AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+    outer = slice_sizes(sizes, slices)
+    inner = tuple(size // ways for size, ways in zip(sizes, outer, strict=True))
+    return Mesh(mesh_utils.create_hybrid_device_mesh(inner, outer, devices), AXES, axis_types=types)
+
+
+def slice_sizes(sizes: Sequence[int], slices: int) -> tuple[int, ...]:
+    """How many slices (joined by the slower network) each axis spans: `data` as many as it can, then `fsdp`.
+
+    `context` and `tensor` talk in every layer and stay within a slice.
+
+    Raises:
+      BadInput: `data` and `fsdp` cannot be divided among the slices.
+    """
+    data = math.gcd(sizes[0], slices)
+    fsdp = math.gcd(sizes[1], slices // data)
+    if data * fsdp != slices:
+        raise BadInput(
+            f"mesh data={sizes[0]} x fsdp={sizes[1]} cannot be laid over {slices} slices; use sizes of data and fsdp "
+            f"that together are a multiple of {slices}"
+        )
+    return data, fsdp, 1, 1
 
 
 def _resolve(config: MeshConfig, devices: int) -> tuple[int, ...]:

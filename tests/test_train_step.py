@@ -17,7 +17,15 @@ from s1jax.models import attention
 from s1jax.models.decoder import Decoder, named
 from s1jax.train.flops import matmul_parameters, peak_flops, train_flops
 from s1jax.train.loss import LossConfig
-from s1jax.train.step import batch_sharding, initial_state, make_eval, make_step, place_batch, state_shardings
+from s1jax.train.step import (
+    batch_sharding,
+    initial_state,
+    loss_of,
+    make_eval,
+    make_step,
+    place_batch,
+    state_shardings,
+)
 
 GROUP = examples(16, seed=5)
 ROWS = rows(GROUP, 8, 64)
@@ -34,13 +42,16 @@ def three_steps(arrays=ROWS, *, mesh=ONE, recipe=RECIPE, micro_batches=1, config
     """Losses and gradient norms of three steps, and the parameters behind them."""
     devices = jax.devices()[: 1 if mesh == ONE else 8]
     mesh = make_mesh(mesh, devices, explicit=explicit)
-    shardings = state_shardings(jax.eval_shape(lambda: initial_state(model(config), recipe)), mesh)
+    shapes = jax.eval_shape(lambda: initial_state(model(config), recipe))
+    shardings = state_shardings(shapes, mesh, offload=recipe.offload_optimizer)
     state = jax.device_put(start_of(config), shardings)
     step, batch = make_step(recipe, mesh, shardings), place_batch(arrays, micro_batches, batch_sharding(mesh))
     values = []
     for _ in range(3):
         state, metrics = step(state, batch)
         values += [float(metrics.loss), float(metrics.grad_norm)]
+    kinds = {x.sharding.memory_kind for x in jax.tree.leaves(state.optimizer) if x.ndim}
+    assert kinds == {"pinned_host" if recipe.offload_optimizer else "device"}
     return np.array(values), {name: np.asarray(x) for name, x in named(state.model).items()}
 
 
@@ -70,10 +81,22 @@ CHUNKED = dataclasses.replace(RECIPE, loss=LossConfig(chunk=16))
         {"micro_batches": 4},
         {"arrays": unpacked(GROUP, 32), "micro_batches": 2, "recipe": dataclasses.replace(CHUNKED, remat="full")},
         {"mesh": MeshConfig(data=8, fsdp=1)},
+        {"recipe": dataclasses.replace(RECIPE, remat="dots")},
+        {"recipe": dataclasses.replace(RECIPE, remat="attention")},
+        {"recipe": dataclasses.replace(RECIPE, remat="offload", offload_optimizer=True)},
         {"mesh": MeshConfig(fsdp=2, context=2, tensor=2), "micro_batches": 2, "recipe": CHUNKED},
         {"mesh": MeshConfig(fsdp=2, context=2, tensor=2), "explicit": True, "recipe": CHUNKED},
     ],
-    ids=["accumulated", "unpacked, chunked, remat", "data", "fsdp x context x tensor", "explicit axes"],
+    ids=[
+        "accumulated",
+        "unpacked, chunked, remat",
+        "data",
+        "dots",
+        "attention",
+        "offload",
+        "fsdp x context x tensor",
+        "explicit axes",
+    ],
 )
 def test_the_shape_of_the_work_does_not_matter(options, plain):
     assert_same(three_steps(**options), plain)
@@ -84,6 +107,26 @@ def test_gathered_keys_where_heads_cannot_be_exchanged(plain_few_heads, monkeypa
     assert not attention.exchanges_heads(2, make_mesh(MeshConfig(fsdp=2, context=4)))
     ours = three_steps(config=FEW_HEADS, mesh=MeshConfig(fsdp=2, context=4), recipe=CHUNKED)
     assert_same(ours, plain_few_heads)
+
+
+def test_each_policy_keeps_what_it_says():
+    decoder = jax.eval_shape(lambda: model(WIDE))
+    batch = jax.tree.map(lambda x: x[0], place_batch(ROWS, 1, batch_sharding(one_device())))
+
+    def loss(remat):
+        return lambda decoder: loss_of(decoder, batch, dataclasses.replace(RECIPE, remat=remat))
+
+    def kept(remat):
+        return [x.shape for x in jax.tree.leaves(jax.eval_shape(lambda m: jax.vjp(loss(remat), m)[1], decoder))]
+
+    sizes = [sum(map(math.prod, kept(remat))) for remat in ("none", "dots", "attention", "full", "offload")]
+    assert sizes[0] > sizes[1] > sizes[2] > sizes[3] == sizes[4]
+    rows_, length = ROWS.tokens.shape
+    output = (WIDE.L, rows_, length, WIDE.K, WIDE.G, WIDE.H)
+    assert output in kept("attention") and output not in kept("full")
+    assert (WIDE.L, rows_, length, WIDE.D) in kept("full")
+    programs = {remat: str(jax.make_jaxpr(jax.grad(loss(remat)))(decoder)) for remat in ("full", "offload")}
+    assert "MemorySpace.Host" in programs["offload"] and "MemorySpace.Host" not in programs["full"]
 
 
 def test_validation_is_the_loss_without_an_update(plain):

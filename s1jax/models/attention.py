@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -26,6 +27,7 @@ from s1jax.models.decoder import Attend, DecoderConfig
 from s1jax.models.time import cut_time, join_time, nearest_divisor
 
 SCORES = 1 << 26  # float32 scores that XLA attention holds per device at once
+OUTPUT = "attention"  # name of the output, for policies of recomputation
 ROWS = P(ACTIVATION["B"], None)
 HEADS = P(ACTIVATION["B"], None, ("tensor", "context"))
 
@@ -123,10 +125,12 @@ def segmented(backend: str, rows: Segments, mesh: Mesh | None = None) -> Attend:
 
     def attend(q_BTKGH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, state: Any) -> tuple[jax.Array, Any]:
         if kernel is None:
-            return _xla(q_BTKGH, k_BTKH, v_BTKH, rows, mesh), state
-        if mesh is None or mesh.size == 1:
-            return kernel(q_BTKGH, k_BTKH, v_BTKH, rows), state
-        return _on_mesh(kernel, q_BTKGH, k_BTKH, v_BTKH, rows, mesh), state
+            out_BTKGH = _xla(q_BTKGH, k_BTKH, v_BTKH, rows, mesh)
+        elif mesh is None or mesh.size == 1:
+            out_BTKGH = kernel(q_BTKGH, k_BTKH, v_BTKH, rows)
+        else:
+            out_BTKGH = _on_mesh(kernel, q_BTKGH, k_BTKH, v_BTKH, rows, mesh)
+        return checkpoint_name(out_BTKGH, OUTPUT), state
 
     return attend
 

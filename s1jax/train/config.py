@@ -52,7 +52,8 @@ class TrainRun:
       micro_batch: rows that a device takes at once; accumulation follows from it and the mesh.
       packing, loss, optimizer: see there.
       dtype: compute type; parameters and their gradients are float32.
-      remat: what the backward pass recomputes, a key of `step.REMAT`.
+      remat: what the backward pass recomputes, a key of `remat.REMAT`.
+      offload_optimizer: keep the moments in the hosts' memory between updates.
       attention: `auto`, or a key of `attention.BACKENDS`.
       seed: of the order of examples, and of random weights.
       eval_every: steps between two validations; one is made before each save in any case.
@@ -74,6 +75,7 @@ class TrainRun:
     optimizer: OptimizerConfig = OptimizerConfig()
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: str = free("full")
+    offload_optimizer: bool = free(False)
     attention: str = free("auto")
     seed: int = 42
     mesh: MeshConfig = free(MeshConfig())

@@ -215,5 +215,6 @@ def open_log(
         sinks.append(TensorBoard(out / "tensorboard", step))
     if config.wandb:
         sinks.append(WeightsAndBiases(config.wandb, out))
+    rewind(out / "validation.jsonl", step)
     display = Display(steps, step, config.every) if progress is None else Callback(progress)
     return Log(MetricsFile(out / "metrics.jsonl", step), sinks, display)

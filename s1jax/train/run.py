@@ -16,23 +16,22 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from s1jax.checkpoint import hf, store
-from s1jax.config import open_run
 from s1jax.mesh import make_mesh
 from s1jax.models.decoder import Decoder, count
 from s1jax.tokens import Tokenizer
-from s1jax.train import data
+from s1jax.train import data, hosts
 from s1jax.train.config import RandomModel as RandomModel
 from s1jax.train.config import SaveConfig as SaveConfig
 from s1jax.train.config import TrainRun
 from s1jax.train.flops import peak_flops
-from s1jax.train.log import Record, open_log, rewind
+from s1jax.train.log import Record, open_log
 from s1jax.train.loop import Loop, Pace, train
 from s1jax.train.setup import (
     check_config,
     check_positions,
-    describe_devices,
     load_tokenizer,
     model_config,
+    open_out,
     plan_run,
     plan_validation,
     recipe_of,
@@ -64,6 +63,7 @@ def run(config: TrainRun, *, progress: Callable[[Record], None] | None = None) -
       FloatingPointError: loss or gradient became infinite or NaN.
     """
     check_config(config)
+    hosts.start()
     mesh = make_mesh(config.mesh)
     tokenizer = load_tokenizer(config)
     model = model_config(config, tokenizer)
@@ -72,13 +72,12 @@ def run(config: TrainRun, *, progress: Callable[[Record], None] | None = None) -
     validation = plan_validation(config, tokenizer, plan, mesh)
     check_positions(model, examples)
     recipe = recipe_of(config, model, plan, validation, mesh)
-    out = open_run(config, device=describe_devices(mesh))
+    out = open_out(config, mesh)
     shapes = jax.eval_shape(lambda: initial_state(Decoder(model, jax.random.key(0)), recipe))
-    shardings = state_shardings(shapes, mesh)
+    shardings = state_shardings(shapes, mesh, offload=config.offload_optimizer)
     say(f"model of {count(shapes.model):,} parameters; {examples.describe()}")
     say(plan.describe())
     state, start = _state(config, out, recipe, shapes, shardings, mesh)
-    rewind(out / "validation.jsonl", start)
     log = open_log(config.log, out, step=start, steps=plan.steps, progress=progress, quiet=jax.process_index() != 0)
     checkpoints = store.Store(out / "checkpoints", config.save.keep)
     with contextlib.closing(log), contextlib.closing(checkpoints), listening() as stop:

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Sequence
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from s1jax.checkpoint.folder import fetch, read_config
-from s1jax.config import BadInput
+from s1jax.config import BadInput, open_run
 from s1jax.models import FAMILIES, attention
 from s1jax.models.decoder import DecoderConfig
 from s1jax.tokens import Tokenizer
@@ -20,7 +21,8 @@ from s1jax.train.config import RandomModel, TrainRun
 from s1jax.train.data import Examples, load_examples
 from s1jax.train.optimizer import warmup_steps
 from s1jax.train.plan import HostBatch, Plan, in_order, make_plan, steps_per_epoch
-from s1jax.train.step import REMAT, Recipe
+from s1jax.train.remat import REMAT
+from s1jax.train.step import Recipe
 
 
 def check_config(config: TrainRun) -> None:
@@ -100,6 +102,7 @@ def recipe_of(
         dtype=config.dtype,
         remat=config.remat,
         attention=backend,
+        offload_optimizer=config.offload_optimizer,
         most=max([plan.most, *(int(batch.arrays.segments.max()) for batch in validation)]),
         longest=max([plan.longest, *(max(batch.lengths) for batch in validation)]),
     )
@@ -112,6 +115,15 @@ def check_positions(model: DecoderConfig, examples: Examples) -> None:
             f"the longest row has {longest} ids, the model is made for {model.max_position} positions; set data.block="
             f"{model.max_position}"
         )
+
+
+def open_out(config: TrainRun, mesh: Mesh) -> pathlib.Path:
+    """The run's folder, made and checked by the first host. Raises BadInput when it belongs to another run."""
+    if jax.process_index() == 0:
+        open_run(config, device=describe_devices(mesh))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("run folder")
+    return pathlib.Path(config.out)
 
 
 def describe_devices(mesh: Mesh) -> str:

@@ -20,6 +20,7 @@ from s1jax.train import optimizer
 from s1jax.train.loss import LossConfig, weighted_loss
 from s1jax.train.optimizer import OptimizerConfig
 from s1jax.train.packing import Packed
+from s1jax.train.remat import REMAT
 
 
 @jax.tree_util.register_dataclass
@@ -62,9 +63,10 @@ class Recipe:
       optimizer, loss: their configs.
       steps: length of the schedule.
       dtype: compute type.
-      remat: key of `REMAT`.
+      remat: key of `remat.REMAT`.
       attention: key of `attention.BACKENDS`.
       most, longest: bounds on the examples of a row and on an example's length.
+      offload_optimizer: the moments lie in the host's memory between updates.
     """
 
     optimizer: OptimizerConfig
@@ -75,18 +77,10 @@ class Recipe:
     attention: str = "xla"
     most: int = 1
     longest: int = 0
+    offload_optimizer: bool = False
 
 
-def _full(layer: Callable) -> Callable:
-    return jax.checkpoint(layer)
-
-
-REMAT: dict[str, Callable[[Callable], Callable] | None] = {
-    "none": None,
-    "full": _full,
-}
-
-
+HOST = "pinned_host"
 UNROLLED = 8  # layers; a scan over fewer copies more than it saves
 
 
@@ -127,8 +121,11 @@ def placed(mesh: Mesh) -> contextlib.AbstractContextManager[None]:
     return axes.placed(mesh, placement.ACTIVATION) if mesh.size > 1 else contextlib.nullcontext()
 
 
-def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
+def state_shardings(state: TrainState, mesh: Mesh, *, offload: bool = False) -> TrainState:
     """Where each array of an (abstract) state lies: moments with their parameters, counters on every device.
+
+    Args:
+      offload: the moments lie in the hosts' memory, in the same shards.
 
     Raises:
       BadInput: the mesh does not divide a parameter.
@@ -138,10 +135,13 @@ def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
     )
     everywhere = NamedSharding(mesh, P())
 
-    def of(node: Any) -> Any:
-        return model if isinstance(node, Decoder) else everywhere
+    moments = jax.tree.map(lambda s: s.with_memory_kind(HOST), model) if offload else model
 
-    return jax.tree.map(of, state, is_leaf=lambda node: isinstance(node, Decoder))
+    def of(node: Any) -> Any:
+        return moments if isinstance(node, Decoder) else everywhere
+
+    optimizer_state = jax.tree.map(of, state.optimizer, is_leaf=lambda node: isinstance(node, Decoder))
+    return dataclasses.replace(jax.tree.map(lambda _: everywhere, state), model=model, optimizer=optimizer_state)
 
 
 def initial_state(model: Decoder, recipe: Recipe) -> TrainState:
@@ -153,10 +153,12 @@ def make_step(recipe: Recipe, mesh: Mesh, shardings: TrainState) -> Callable[[Tr
     """The jitted step on a mesh. The state is donated: the caller must not use it again."""
     everywhere = NamedSharding(mesh, P())
     rows = batch_sharding(mesh)
+    on_device = jax.tree.map(lambda s: s.with_memory_kind("device"), shardings.optimizer)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with placed(mesh):
-            return train_step(state, batch, recipe, mesh)
+            moments = jax.device_put(state.optimizer, on_device) if recipe.offload_optimizer else state.optimizer
+            return train_step(dataclasses.replace(state, optimizer=moments), batch, recipe, mesh)
 
     return jax.jit(
         step,

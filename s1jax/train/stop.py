@@ -41,12 +41,11 @@ class Stop:
 def listening() -> Iterator[Stop]:
     """Handle the two signals within this context (nothing is changed outside the main thread)."""
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
+    # On several hosts JAX's own handler of SIGTERM feeds the preemption service, and Ctrl-C ends at once.
+    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    # On several hosts JAX's own handler of SIGTERM feeds the preemption service.
-    numbers = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
-    before = {number: signal.signal(number, stop.receive) for number in numbers}
+    before = {number: signal.signal(number, stop.receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
