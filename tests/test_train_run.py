@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,81 +13,30 @@ import time
 import jax
 import numpy as np
 import pytest
-import tokenizers
 import yaml
 from jax.sharding import SingleDeviceSharding
+from train_run_cases import RUN_STEPS, SIZES, make_world, run_config
 
 from s1jax.checkpoint import hf, store
 from s1jax.checkpoint.folder import read_config
-from s1jax.config import BadInput, to_dict
+from s1jax.config import to_dict
 from s1jax.mesh import MeshConfig
-from s1jax.models.decoder import Decoder, DecoderConfig, named
-from s1jax.train.data import DataConfig
-from s1jax.train.log import LogConfig, line
-from s1jax.train.loss import LossConfig
+from s1jax.models.decoder import Decoder, named
 from s1jax.train.optimizer import OptimizerConfig
-from s1jax.train.packing import PackingConfig
-from s1jax.train.run import RandomModel, SaveConfig, TrainRun, run
+from s1jax.train.run import SaveConfig, run
 from s1jax.train.step import Recipe, initial_state
 
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-SIZES = DecoderConfig("qwen2", D=32, K=2, G=2, H=8, F=48, V=280, L=2, rope_theta=1e4, tied=True, qkv_bias=True)
-STEPS = 24
 EXACT = ("step", "loss", "grad_norm", "learning_rate", "tokens")
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with a tokenizer, training rows and held-out rows, and with one persistent compilation cache."""
-    folder = tmp_path_factory.mktemp("world")
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=280, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
-    )
-    backend.train_from_iterator(["think answer user assistant Answer: 0 1 2 3 4"] * 4, trainer)
-    (folder / "tokenizer").mkdir()
-    backend.save(str(folder / "tokenizer" / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "chat_template": TEMPLATE}
-    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
-    for name, count, seed in (("rows", 37, 0), ("held_out", 9, 1)):
-        rng = np.random.default_rng(seed)
-        rows = [rng.integers(0, 10, rng.integers(1, 6)).tolist() for _ in range(count)]
-        texts = [" ".join(map(str, row)) for row in rows]
-        lines = [
-            {"id": f"{name}{i}", "question": f"q {t}", "thinking": t[::-1], "answer": str(sum(row))}
-            for i, (t, row) in enumerate(zip(texts, rows, strict=True))
-        ]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
-    return folder
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
 def config(world):
-    return TrainRun(
-        model=RandomModel(SIZES),
-        data=DataConfig(rows=str(world / "rows.jsonl"), block=128),
-        tokenizer=str(world / "tokenizer"),
-        eval_rows=str(world / "held_out.jsonl"),
-        steps=STEPS,
-        global_batch=8,
-        micro_batch=2,
-        packing=PackingConfig(rows=4, shapes=1, multiple=32),
-        loss=LossConfig(chunk=0),
-        optimizer=OptimizerConfig(learning_rate=3e-3),
-        dtype="float32",
-        remat="none",
-        mesh=MeshConfig(data=1, fsdp=1) if jax.device_count() == 1 else MeshConfig(data=1, fsdp=2, context=2, tensor=2),
-        save=SaveConfig(every=7, keep=2, dtype="float32"),
-        log=LogConfig(every=100, tensorboard=False),
-        out=str(world / "undisturbed"),
-    )
+    return run_config(world)
 
 
 def metrics(out):
@@ -115,7 +65,7 @@ def assert_same_run(out, undisturbed):
 def test_a_run_learns_and_leaves_what_it_says(config, undisturbed):
     out = pathlib.Path(config.out)
     rows, _ = undisturbed
-    assert len(rows) == STEPS and rows[0][3] == 0.0 and rows[-1][1] < rows[0][1] - 1
+    assert len(rows) == RUN_STEPS and rows[0][3] == 0.0 and rows[-1][1] < rows[0][1] - 1
     assert [c.step for c in store.saved(out / "checkpoints")] == [21, 24]
     validation = [json.loads(row) for row in (out / "validation.jsonl").read_text().splitlines()]
     assert [row["step"] for row in validation] == [7, 14, 21, 24]
@@ -136,13 +86,15 @@ def test_a_finished_run_is_left_alone(config, undisturbed):
 # ---- killed with SIGKILL, in a process of its own
 
 
-def start(config, world):
+def start(config, world, environment=None):
     """The same run as the user starts it."""
     path = world / f"{pathlib.Path(config.out).name}.yaml"
     path.write_text(yaml.safe_dump(to_dict(config)))
     command = [sys.executable, "-m", "s1jax", "train", str(path)]
     cache = {"JAX_COMPILATION_CACHE_DIR": str(world / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return subprocess.Popen(command, env={**os.environ, **cache}, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env={**os.environ, **cache, **(environment or {})}, stderr=subprocess.PIPE, text=True
+    )
 
 
 def kill_after(process, out, lines, seconds):
@@ -161,7 +113,7 @@ def test_killed_anywhere_it_goes_on_bit_by_bit(config, undisturbed, world):
     seed = int(rng.integers(2**31))
     rng = np.random.default_rng(seed)
     for _ in range(2):
-        kill_after(start(config, world), config.out, int(rng.integers(1, STEPS)), float(rng.uniform(0, 0.03)))
+        kill_after(start(config, world), config.out, int(rng.integers(1, RUN_STEPS)), float(rng.uniform(0, 0.03)))
     run(config)
     assert metrics(config.out) == undisturbed[0], f"seed of the kills: {seed}"
     assert_same_run(config.out, undisturbed)
@@ -234,10 +186,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, world):
 def test_the_best_by_validation_is_exported(config, world):
     out = world / "best"
     wild = OptimizerConfig(learning_rate=0.3, warmup_steps=1, final=1.0)
-    best = dataclasses.replace(
-        config, out=str(out), optimizer=wild, steps=6, save=SaveConfig(every=1, keep=1, export="best", dtype="float32")
-    )
-    run(best)
+    save = SaveConfig(every=1, keep=1, export="best", dtype="float32")
+    run(dataclasses.replace(config, out=str(out), optimizer=wild, steps=6, save=save, profile_steps=(5, 3)))
+    assert list((out / "profile").rglob("*.xplane.pb"))
     losses = [json.loads(row)["loss"] for row in (out / "validation.jsonl").read_text().splitlines()]
     assert min(losses) < losses[-1], "the last step is the best, so the export shows nothing"
     by_loss = {checkpoint.loss: checkpoint for checkpoint in store.saved(out / "checkpoints")}
@@ -250,33 +201,26 @@ def test_the_best_by_validation_is_exported(config, world):
         np.testing.assert_array_equal(x, kept[name], err_msg=name)
 
 
-# ---- what is refused
+# ---- several hosts
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"tokenizer": ""}, "random weights has no tokenizer; set tokenizer=DIR"),
-        ({"chat_template": "/nowhere.jinja"}, "chat_template=/nowhere.jinja does not exist"),
-        ({"remat": "some"}, "remat='some' is not known; use one of none, full"),
-        ({"global_batch": 0}, "global_batch=0; it must be at least 1"),
-        ({"steps": 0}, "steps=0; it must be at least 1"),
-        ({"model": RandomModel(dataclasses.replace(SIZES, V=100))}, "the model has 100 ids, its tokenizer 28"),
-        ({"model": RandomModel(dataclasses.replace(SIZES, family="gpt"))}, "model.init.family='gpt' is not known"),
-        ({"model": RandomModel(dataclasses.replace(SIZES, max_position=20))}, "the model is made for 20 positions"),
-        ({"data": DataConfig(rows="x", preset="s2")}, "data.preset='s2' is not known; use one of s1"),
-        ({"save": SaveConfig(every=0)}, "save.every=0; it must be at least 1"),
-        ({"log": LogConfig(every=0)}, "log.every=0; it must be at least 1"),
-        ({"log": LogConfig(wandb="mine")}, "log.wandb='mine', but wandb is not installed"),
-        ({"eval_rows": (), "save": SaveConfig(export="best")}, "save.export=best needs eval_rows"),
-    ],
-)
-def test_what_is_refused(change, message, config, world, monkeypatch):
-    with pytest.raises(BadInput, match=message):
-        run(dataclasses.replace(config, out=str(world / "refused"), **change))
-
-
-def test_the_progress_line():
-    record = {"step": 12, "loss": 1.23456, "tokens_per_second": 8123.4, "mfu": 0.431, "seconds_left": 200.4}
-    assert line(record, 315) == "step 12/315  loss 1.2346  8,123 tokens/s  MFU 43.1%  3:20 left"
-    assert line({"step": 1, "loss": 2.0, "mfu": None}, 3) == "step 1/3  loss 2.0000"
+def test_two_processes_go_on_where_one_was(config, undisturbed, world):
+    """Over the loopback, four devices each; the state was saved by one process on the same mesh."""
+    config = dataclasses.replace(config, out=str(world / "two"))
+    with pytest.raises(SystemExit):
+        run(config, progress=stopping(signal.SIGTERM, 6))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = os.environ["XLA_FLAGS"].replace("count=8", "count=4")
+    names = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "XLA_FLAGS": flags}
+    processes = [start(config, world, {**names, "JAX_PROCESS_ID": str(index)}) for index in range(2)]
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "going on from the checkpoint of step" in said[0] and "step" not in said[1].replace("[Gloo]", "")
+    ours, theirs = np.array(metrics(config.out)), np.array(undisturbed[0])
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)
+    newest = store.newest_intact(pathlib.Path(config.out) / "checkpoints", lambda line: pytest.fail(line))
+    assert newest is not None and newest.step == RUN_STEPS
+    for name, x in tensors(config.out).items():
+        np.testing.assert_allclose(x, undisturbed[1][name], rtol=1e-4, atol=1e-6, err_msg=name)

@@ -1,0 +1,121 @@
+"""What a run refuses before its first step, what it says while it works, and how it is launched on several hosts."""
+
+import dataclasses
+import json
+
+import pytest
+from train_run_cases import SIZES, make_world, run_config
+
+from s1jax.config import BadInput
+from s1jax.mesh import slice_sizes
+from s1jax.train import hosts
+from s1jax.train.data import DataConfig
+from s1jax.train.hosts import EXPLICIT, launcher
+from s1jax.train.log import LogConfig, line, open_log
+from s1jax.train.run import RandomModel, SaveConfig, run
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def config(world):
+    return run_config(world)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokenizer": ""}, "random weights has no tokenizer; set tokenizer=DIR"),
+        ({"chat_template": "/nowhere.jinja"}, "chat_template=/nowhere.jinja does not exist"),
+        ({"remat": "some"}, "remat='some' is not known; use one of none, dots"),
+        ({"global_batch": 0}, "global_batch=0; it must be at least 1"),
+        ({"steps": 0}, "steps=0; it must be at least 1"),
+        ({"model": RandomModel(dataclasses.replace(SIZES, V=100))}, "the model has 100 ids, its tokenizer 28"),
+        ({"model": RandomModel(dataclasses.replace(SIZES, family="gpt"))}, "model.init.family='gpt' is not known"),
+        ({"model": RandomModel(dataclasses.replace(SIZES, max_position=20))}, "the model is made for 20 positions"),
+        ({"data": DataConfig(rows="x", preset="s2")}, "data.preset='s2' is not known; use one of s1"),
+        ({"save": SaveConfig(every=0)}, "save.every=0; it must be at least 1"),
+        ({"log": LogConfig(every=0)}, "log.every=0; it must be at least 1"),
+        ({"log": LogConfig(wandb="mine")}, "log.wandb='mine', but wandb is not installed"),
+        ({"eval_rows": (), "save": SaveConfig(export="best")}, "save.export=best needs eval_rows"),
+    ],
+)
+def test_what_is_refused(change, message, config, world, monkeypatch):
+    with pytest.raises(BadInput, match=message):
+        run(dataclasses.replace(config, out=str(world / "refused"), **change))
+
+
+def test_the_progress_line():
+    record = {"step": 12, "loss": 1.23456, "tokens_per_second": 8123.4, "mfu": 0.431, "seconds_left": 200.4}
+    assert line(record, 315) == "step 12/315  loss 1.2346  8,123 tokens/s  MFU 43.1%  3:20 left"
+    assert line({"step": 1, "loss": 2.0, "mfu": None}, 3) == "step 1/3  loss 2.0000"
+
+
+def test_tensorboard_holds_the_metrics_again(tmp_path):
+    from tensorboardX.proto import event_pb2
+
+    log = open_log(LogConfig(), tmp_path, step=0, steps=2, progress=lambda record: None, quiet=False)
+    for step in (1, 2):
+        log.write({"step": step, "loss": 2.5 / step, "mfu": None}, seconds_left=0.0)
+    log.close()
+    data = next((tmp_path / "tensorboard").iterdir()).read_bytes()
+    values, at = [], 0
+    while at < len(data):  # length, its checksum, the event, its checksum
+        size = int.from_bytes(data[at : at + 8], "little")
+        event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
+        values += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+        at += 16 + size
+    assert values == [(1, "loss", 2.5), (2, "loss", 1.25)]
+    assert [json.loads(row)["step"] for row in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+# ---- several hosts
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2"}
+K8S = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_tpu_vm", "expected"),
+    [
+        ({}, False, None),
+        ({}, True, "tpu"),
+        ({"TPU_SKIP_MDS_QUERY": "1"}, True, None),
+        (SLURM, False, "slurm"),
+        ({**SLURM, "SLURM_NTASKS": "1"}, False, None),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, False, None),  # inside an allocation, not started by srun
+        (K8S, False, "k8s"),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False, None),  # any pod
+        ({**dict.fromkeys(EXPLICIT, "1"), **SLURM}, True, "explicit"),
+    ],
+)
+def test_who_launched(environment, is_tpu_vm, expected):
+    assert launcher(environment, is_tpu_vm=is_tpu_vm) == expected
+
+
+def test_what_a_launcher_must_say(monkeypatch):
+    with pytest.raises(BadInput, match="JAX_PROCESS_ID is set, JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES is not"):
+        launcher({"JAX_PROCESS_ID": "0"}, is_tpu_vm=False)
+    with pytest.raises(BadInput, match="SLURM_NTASKS='two' is not a number"):
+        launcher({**SLURM, "SLURM_NTASKS": "two"}, is_tpu_vm=False)
+    for name, value in K8S.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match="needs the package `kubernetes` .*, or set JAX_COORDINATOR_ADDRESS"):
+        hosts.start()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "slices", "expected"),
+    [((4, 8, 1, 1), 4, (4, 1, 1, 1)), ((1, 16, 2, 1), 2, (1, 2, 1, 1)), ((2, 8, 1, 2), 4, (2, 2, 1, 1))],
+)
+def test_slices_are_spanned_by_data_first(sizes, slices, expected):
+    assert slice_sizes(sizes, slices) == expected
+
+
+def test_slices_that_cannot_be_spanned():
+    with pytest.raises(BadInput, match="data=1 x fsdp=2 cannot be laid over 4 slices; use sizes .* multiple of 4"):
+        slice_sizes((1, 2, 4, 1), 4)
