@@ -133,7 +133,8 @@ def our_run(config, our_gradients, change_gradients=None):
     changes = {}
     for entry in layout.entries(TINY):
         change = np.asarray(arrays[entry.path]) - np.asarray(before[entry.path])
-        changes[entry.name] = layout.to_file(entry, change if entry.layer is None else change[entry.layer])
+        change = change if entry.layer is None else change[entry.layer]
+        changes[entry.name] = np.concatenate(list(layout.to_file(entry, change, change.dtype)))
     return losses, changes
 
 
