@@ -2,10 +2,13 @@
 
 import ast
 import functools
+import importlib.metadata
+import itertools
 import pathlib
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -91,6 +94,21 @@ def test_imports_go_down_only():
             assert (room(source), room(target)) not in STRANGERS, (
                 f"{source} -> {target}: these rooms do not know each other"
             )
+
+
+def test_every_package_imported_is_declared():
+    """What only the tests install (torch brings jinja2) must not be all that a user lacks."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    declared = {re.split(r"[^\w-]", line)[0].lower() for line in lines}
+    known = importlib.metadata.packages_distributions()
+    for path in FILES:
+        for node in ast.walk(tree_of(path)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            for name in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"s1jax", "curation"}:
+                owners = {owner.lower().replace("_", "-") for owner in known.get(name, [name])}
+                assert owners & declared, f"{name_of(path)} imports {name}, which pyproject.toml does not declare"
 
 
 def test_no_cycle_and_a_short_chain():
