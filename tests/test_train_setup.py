@@ -6,11 +6,11 @@ import json
 import pytest
 from train_run_cases import SIZES, make_world, run_config
 
+from s1jax import hosts
 from s1jax.config import BadInput
+from s1jax.hosts import EXPLICIT, launcher
 from s1jax.mesh import slice_sizes
-from s1jax.train import hosts
 from s1jax.train.data import DataConfig
-from s1jax.train.hosts import EXPLICIT, launcher
 from s1jax.train.log import LogConfig, line, open_log
 from s1jax.train.run import RandomModel, SaveConfig, run
 

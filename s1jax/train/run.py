@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from s1jax import hosts
 from s1jax.checkpoint import hf, store
 from s1jax.mesh import make_mesh
 from s1jax.models.decoder import Decoder, count
 from s1jax.tokens import Tokenizer
-from s1jax.train import data, hosts
+from s1jax.train import data
 from s1jax.train.config import RandomModel as RandomModel
 from s1jax.train.config import SaveConfig as SaveConfig
 from s1jax.train.config import TrainRun
