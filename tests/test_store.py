@@ -28,7 +28,7 @@ def states():
     recipe = dataclasses.replace(RECIPE, optimizer=OptimizerConfig(mu="bfloat16", nu="bfloat16"))
     mesh = make_mesh(MeshConfig(fsdp=2, context=2, tensor=2))
     shapes = jax.eval_shape(lambda: initial_state(Decoder(TINY, jax.random.key(0)), recipe))
-    shardings = state_shardings(shapes, mesh)
+    shardings = state_shardings(shapes, mesh, recipe)
 
     def fill(seed):
         rng = np.random.default_rng(seed)
@@ -70,7 +70,7 @@ def test_restored_on_any_mesh_bit_by_bit(template, states):
     assert_bits(restore(found, abstract(states[2])), states[2])
     for config, devices in ((MeshConfig(data=2, fsdp=4), 8), (MeshConfig(fsdp=1), 1)):
         mesh = make_mesh(config, jax.devices()[:devices])
-        other = restore(found, abstract(states[2], state_shardings(states[2], mesh)))
+        other = restore(found, abstract(states[2], state_shardings(states[2], mesh, RECIPE)))
         assert_bits(other, states[2])
         assert jax.tree.leaves(other.model)[0].sharding.mesh == mesh
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from jax.sharding import SingleDeviceSharding
-from train_run_cases import RUN_STEPS, SIZES, make_world, run_config
+from train_run_cases import RUN_STEPS, SIZES, make_world, metrics, run_config, stopping
 
 from s1jax.checkpoint import hf, store
 from s1jax.checkpoint.folder import read_config
@@ -26,8 +26,6 @@ from s1jax.train.optimizer import OptimizerConfig
 from s1jax.train.run import SaveConfig, run
 from s1jax.train.step import Recipe, initial_state
 
-EXACT = ("step", "loss", "grad_norm", "learning_rate", "tokens")
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
@@ -37,12 +35,6 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def config(world):
     return run_config(world)
-
-
-def metrics(out):
-    rows = [json.loads(row) for row in (pathlib.Path(out) / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-    return [tuple(row[key] for key in EXACT) for row in rows]
 
 
 def tensors(out):
@@ -120,16 +112,6 @@ def test_killed_anywhere_it_goes_on_bit_by_bit(config, undisturbed, world):
 
 
 # ---- stopped by a signal, in this process
-
-
-def stopping(signal_number, step):
-    """A progress callback that sends this process a signal at a step."""
-
-    def progress(record):
-        if record["step"] == step:
-            os.kill(os.getpid(), signal_number)
-
-    return progress
 
 
 @pytest.mark.parametrize(

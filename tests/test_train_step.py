@@ -43,7 +43,7 @@ def three_steps(arrays=ROWS, *, mesh=ONE, recipe=RECIPE, micro_batches=1, config
     devices = jax.devices()[: 1 if mesh == ONE else 8]
     mesh = make_mesh(mesh, devices, explicit=explicit)
     shapes = jax.eval_shape(lambda: initial_state(model(config), recipe))
-    shardings = state_shardings(shapes, mesh, offload=recipe.offload_optimizer)
+    shardings = state_shardings(shapes, mesh, recipe)
     state = jax.device_put(start_of(config), shardings)
     step, batch = make_step(recipe, mesh, shardings), place_batch(arrays, micro_batches, batch_sharding(mesh))
     values = []
@@ -131,27 +131,27 @@ def test_each_policy_keeps_what_it_says():
 
 def test_validation_is_the_loss_without_an_update(plain):
     mesh = one_device()
-    shardings = state_shardings(start_of(WIDE), mesh)
+    shardings = state_shardings(start_of(WIDE), mesh, RECIPE)
     batch = place_batch(ROWS, 2, batch_sharding(mesh))
-    np.testing.assert_allclose(make_eval(RECIPE, mesh, shardings)(model(WIDE), batch), plain[0][0], rtol=1e-5)
+    np.testing.assert_allclose(make_eval(RECIPE, mesh, shardings)(start_of(WIDE), batch), plain[0][0], rtol=1e-5)
 
 
 def test_arrays_lie_in_shards():
     mesh = make_mesh(MeshConfig(fsdp=2, context=2, tensor=2))
     state = jax.eval_shape(lambda: initial_state(Decoder(WIDE, jax.random.key(0)), RECIPE))
-    shardings = state_shardings(state, mesh)
+    shardings = state_shardings(state, mesh, RECIPE)
     big = [(x, s) for x, s in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True) if x.ndim > 2]
     for x, sharding in big:
         assert math.prod(sharding.shard_shape(x.shape)) * 2 <= x.size
     with pytest.raises(BadInput, match="do not divide the 64 of dimension D"):
         narrow = jax.eval_shape(lambda: initial_state(Decoder(WIDE, jax.random.key(0)), RECIPE))
-        state_shardings(narrow, make_mesh(MeshConfig(data=1, fsdp=3, context=1, tensor=2), jax.devices()[:6]))
+        state_shardings(narrow, make_mesh(MeshConfig(data=1, fsdp=3, context=1, tensor=2), jax.devices()[:6]), RECIPE)
 
 
 def test_the_state_is_donated():
     mesh = one_device()
     state = jax.tree.map(jnp.asarray, start_of(WIDE))
-    step = make_step(RECIPE, mesh, state_shardings(state, mesh))
+    step = make_step(RECIPE, mesh, state_shardings(state, mesh, RECIPE))
     after, _ = step(state, place_batch(ROWS, 1, batch_sharding(mesh)))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.model)) and int(after.step) == 1
 

@@ -1,6 +1,7 @@
 """What the tests of whole runs share: a small world of data, and a run in it."""
 
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -21,6 +22,7 @@ TEMPLATE = (
 )
 SIZES = DecoderConfig("qwen2", D=32, K=2, G=2, H=8, F=48, V=280, L=2, rope_theta=1e4, tied=True, qkv_bias=True)
 RUN_STEPS = 24
+EXACT = ("step", "loss", "grad_norm", "learning_rate", "tokens")
 
 
 def make_world(folder: pathlib.Path) -> pathlib.Path:
@@ -70,3 +72,20 @@ def run_config(world: pathlib.Path) -> TrainRun:
         log=LogConfig(every=100, tensorboard=False),
         out=str(world / "undisturbed"),
     )
+
+
+def metrics(out):
+    """What a run must repeat bit for bit, a tuple a step; no step is missing or double."""
+    rows = [json.loads(row) for row in (pathlib.Path(out) / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    return [tuple(row[key] for key in EXACT) for row in rows]
+
+
+def stopping(signal_number, step):
+    """A progress callback that sends this process a signal at a step."""
+
+    def progress(record):
+        if record["step"] == step:
+            os.kill(os.getpid(), signal_number)
+
+    return progress

@@ -67,7 +67,7 @@ def open_partial(target: pathlib.Path, *, replace: bool) -> pathlib.Path:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         if not replace:
             raise BadInput(f"{target} exists and is not empty; give another folder, or remove it first")
-        if not (target / "config.json").is_file():
+        if not any((target / name).is_file() for name in ("config.json", "adapter_config.json")):
             raise BadInput(f"{target} is not a checkpoint (no config.json), so it is not replaced; give another folder")
     partial = target.with_name(f".{target.name}.partial")
     if partial.exists():

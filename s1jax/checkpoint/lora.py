@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
+from jax.experimental import multihost_utils
 
 from s1jax import token_backend
 from s1jax.checkpoint import layout
@@ -29,22 +30,37 @@ def _entries(config: DecoderConfig, lora: LoraConfig) -> list[tuple[str, int, En
     return found
 
 
-def save(adapters: Adapters, config: DecoderConfig, lora: LoraConfig, folder: pathlib.Path, *, base: str) -> None:
-    """Write adapters for `peft.PeftModel.from_pretrained`; `base` is the folder or hub id of the model they belong to.
+def save(
+    adapters: Adapters,
+    config: DecoderConfig,
+    lora: LoraConfig,
+    folder: pathlib.Path,
+    *,
+    base: str,
+    replace: bool = False,
+) -> None:
+    """Write adapters for `peft.PeftModel.from_pretrained`; every process calls it, the first one writes.
+
+    Args:
+      base: folder or hub id of the model they belong to.
+      replace: remove what stands in `folder`, when the new files are complete.
 
     Raises:
       BadInput: `folder` holds something.
     """
     from safetensors.numpy import save_file
 
-    host = jax.device_get(adapters)
+    host = multihost_utils.process_allgather(adapters, tiled=True) if jax.process_count() > 1 else adapters
+    if jax.process_index() != 0:
+        return
+    host = jax.device_get(host)
     tensors, modules = {}, set()
     for target, layer, _, name in _entries(config, lora):
         down, up = host[target].down[layer], host[target].up[layer]
         modules.add(name.rpartition(".")[2])
         tensors[f"base_model.model.{name}.lora_A.weight"] = np.ascontiguousarray(down.reshape(-1, lora.rank).T)
         tensors[f"base_model.model.{name}.lora_B.weight"] = np.ascontiguousarray(up.reshape(lora.rank, -1).T)
-    partial = open_partial(pathlib.Path(folder), replace=False)
+    partial = open_partial(pathlib.Path(folder), replace=replace)
     save_file(tensors, partial / MODEL, metadata={"format": "pt"})
     fields = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "inference_mode": True}
     fields |= {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": 0.0, "bias": "none"}

@@ -1,9 +1,12 @@
 """A training checkpoint as a source of `convert`: its model, one layer at a time; the optimizer's state is not read.
 
+Of a run that trained adapters it is the base with the adapters merged into it.
+
 OUT/config.yaml                which model was trained, and where its tokenizer lies
 OUT/checkpoints/00000040/      what `store` wrote
 """
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -14,8 +17,10 @@ import yaml
 from s1jax.checkpoint import layout, store
 from s1jax.checkpoint.entry import Entry, Slices, Source
 from s1jax.checkpoint.folder import fetch, read_config
+from s1jax.checkpoint.hf import open_source
 from s1jax.config import BadInput, from_dict
 from s1jax.models.config import DecoderConfig
+from s1jax.models.lora import LoraConfig
 
 
 def is_one(folder: pathlib.Path) -> bool:
@@ -35,6 +40,8 @@ def scan(folder: pathlib.Path) -> Source:
         raise BadInput(f"{folder} is damaged: {wrong}; convert another checkpoint of the run") from None
     run = _run_config(folder)
     given = run.get("model")
+    if run.get("lora"):
+        return _merged(folder, given, from_dict(LoraConfig, run["lora"], "lora."))
     if isinstance(given, dict):
         config = from_dict(DecoderConfig, given.get("init") or {}, "model.init.")
     else:
@@ -42,7 +49,7 @@ def scan(folder: pathlib.Path) -> Source:
     entries = layout.entries(config)
     dtypes = {}
     for entry in entries:
-        array = _open(folder, entry)
+        array = _open(folder, f"{entry.path}.value")
         expected = entry.shape if entry.layer is None else (config.L, *entry.shape)
         if tuple(array.shape) != expected:
             raise BadInput(
@@ -53,10 +60,30 @@ def scan(folder: pathlib.Path) -> Source:
 
     def read(entry: Entry, index: Slices) -> np.ndarray:
         at = index if entry.layer is None else (entry.layer, *index)
-        return _open(folder, entry)[at].read().result()
+        return _open(folder, f"{entry.path}.value")[at].read().result()
 
     tokenizer = run.get("tokenizer") or (given if isinstance(given, str) else None)
     return Source(fetch(tokenizer) if tokenizer else folder, config, entries, dtypes, read, {})
+
+
+def _merged(folder: pathlib.Path, given: Any, lora: LoraConfig) -> Source:
+    """The base of adapters, with the adapters of the checkpoint added where it is read."""
+    if not isinstance(given, str):
+        raise BadInput(f"the base of {folder} had random weights, which are nowhere; use the run's hf/ instead")
+    base = open_source(fetch(given))
+    parts = {name: [_open(folder, f"{name}.{side}") for side in ("down", "up")] for name in lora.targets}
+
+    def read(entry: Entry, index: Slices) -> np.ndarray:
+        value = base.read(entry, index)
+        target = entry.path.removeprefix("blocks.")
+        if entry.layer is None or target not in parts:
+            return value
+        down, up = (part[entry.layer].read().result() for part in parts[target])
+        inputs = down.ndim - 1
+        term = np.tensordot(down[index[:inputs]], up[(slice(None), *index[inputs:])], 1)
+        return (value + lora.scale * term).astype(value.dtype)
+
+    return dataclasses.replace(base, read=read)
 
 
 def _run_config(folder: pathlib.Path) -> dict[str, Any]:
@@ -69,11 +96,11 @@ def _run_config(folder: pathlib.Path) -> dict[str, Any]:
     return data
 
 
-def _open(folder: pathlib.Path, entry: Entry) -> Any:
+def _open(folder: pathlib.Path, name: str) -> Any:
     state = (folder / store.ARRAYS / "state").absolute()
-    place = {"driver": "ocdbt", "base": f"file://{state}/", "path": f"model.{entry.path}.value/"}
+    place = {"driver": "ocdbt", "base": f"file://{state}/", "path": f"model.{name}/"}
     try:
         return tensorstore.open({"driver": "zarr3", "kvstore": place}, read=True).result()
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
-        raise BadInput(f"{folder} holds no parameter {entry.path} ({reason}); it is of another model") from None
+        raise BadInput(f"{folder} holds no parameter {name} ({reason}); it is of another model") from None

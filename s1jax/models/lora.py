@@ -72,15 +72,30 @@ def letters(lora: LoraConfig) -> dict[str, Adapter]:
     return {name: Adapter(f"L{TARGETS[name][0]}R", f"LR{TARGETS[name][1]}") for name in lora.targets}  # pyright: ignore
 
 
+def shapes(config: DecoderConfig, lora: LoraConfig) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Shapes of `down` and `up` of each target."""
+    size = {letter: getattr(config, letter) for letter in "DKGHFL"} | {"R": lora.rank}
+    made = {}
+    for name in lora.targets:
+        inputs, outputs = TARGETS[name]
+        down, up = (tuple(size[letter] for letter in text) for text in (f"L{inputs}R", f"LR{outputs}"))
+        made[name] = (down, up)
+    return made
+
+
+def sizes(config: DecoderConfig, lora: LoraConfig) -> dict[str, int]:
+    """Parameters of each target."""
+    return {name: math.prod(down) + math.prod(up) for name, (down, up) in shapes(config, lora).items()}
+
+
 def new(config: DecoderConfig, lora: LoraConfig, key: jax.Array) -> Adapters:
     """Adapters that change nothing yet: `down` uniform within 1/sqrt(inputs), as PEFT has it, `up` zero."""
     check(lora)
-    sizes = {letter: getattr(config, letter) for letter in "DKGHFL"} | {"R": lora.rank}
+    made = shapes(config, lora)
 
     def adapter(name: str, key: jax.Array) -> Adapter:
-        inputs, outputs = TARGETS[name]
-        bound = 1 / math.sqrt(math.prod(sizes[letter] for letter in inputs))
-        down, up = (tuple(sizes[letter] for letter in text) for text in (f"L{inputs}R", f"LR{outputs}"))
+        down, up = made[name]
+        bound = 1 / math.sqrt(math.prod(down[1:-1]))
         return Adapter(jax.random.uniform(key, down, jnp.float32, -bound, bound), jnp.zeros(up, jnp.float32))
 
     keys = jax.random.split(key, len(lora.targets))
@@ -99,10 +114,21 @@ def apply(model: Decoder, adapters: Adapters, lora: LoraConfig) -> Decoder:
 
 
 def merge(model: Decoder, adapters: Adapters, lora: LoraConfig) -> Decoder:
-    """The stacked model with the adapters added into its weights, each in its own type."""
+    """The stacked model with the adapters added into its weights, each in its own type.
+
+    Layer by layer, in place where the model is donated: a float32 copy of a whole stack would not fit beside it.
+    """
     values = dict(named(model))
     for name, adapter in adapters.items():
-        (inputs, outputs), path = TARGETS[name], f"blocks.{name}"
-        term = jnp.einsum(f"L{inputs}R,LR{outputs}->L{inputs}{outputs}", adapter.down, adapter.up)
-        values[path] = (values[path].astype(jnp.float32) + lora.scale * term).astype(values[path].dtype)
+        values[f"blocks.{name}"] = _add_in(values[f"blocks.{name}"], adapter, TARGETS[name], lora.scale)
     return jax.tree.unflatten(jax.tree.structure(model), list(values.values()))
+
+
+def _add_in(stack: jax.Array, adapter: Adapter, target: tuple[str, str], scale: float) -> jax.Array:
+    inputs, outputs = target
+
+    def add(layer: jax.Array, stack: jax.Array) -> jax.Array:
+        term = jnp.einsum(f"{inputs}R,R{outputs}->{inputs}{outputs}", adapter.down[layer], adapter.up[layer])
+        return stack.at[layer].set((stack[layer] + scale * term).astype(stack.dtype))
+
+    return jax.lax.fori_loop(0, stack.shape[0], add, stack)

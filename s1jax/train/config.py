@@ -6,6 +6,7 @@ from typing import Literal
 from s1jax.config import free
 from s1jax.mesh import MeshConfig
 from s1jax.models.decoder import DecoderConfig
+from s1jax.models.lora import LoraConfig
 from s1jax.train.data import DataConfig
 from s1jax.train.log import LogConfig
 from s1jax.train.loss import LossConfig
@@ -51,6 +52,7 @@ class TrainRun:
       global_batch: examples of an update.
       micro_batch: rows that a device takes at once; accumulation follows from it and the mesh.
       packing, loss, optimizer: see there.
+      lora: train adapters of this rank, scale and targets beside the unchanged model, which is then held in `dtype`.
       dtype: compute type; parameters and their gradients are float32.
       remat: what the backward pass recomputes, a key of `remat.REMAT`.
       offload_optimizer: keep the moments in the hosts' memory between updates.
@@ -73,6 +75,7 @@ class TrainRun:
     packing: PackingConfig = PackingConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    lora: LoraConfig | None = None
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: str = free("full")
     offload_optimizer: bool = free(False)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from s1jax.models.decoder import DecoderConfig
+from s1jax.models.lora import LoraConfig, sizes
 
 # Dense bfloat16 peak of one device by the beginning of JAX's `device_kind`, from the vendors' data sheets.
 PEAK_FLOPS = {
@@ -25,15 +26,19 @@ def matmul_parameters(config: DecoderConfig) -> int:
     return config.L * (heads + 3 * config.D * config.F) + config.D * config.V
 
 
-def train_flops(config: DecoderConfig, lengths: Iterable[int]) -> float:
+def train_flops(config: DecoderConfig, lengths: Iterable[int], lora: LoraConfig | None = None) -> float:
     """Operations of forward and backward pass over examples of these lengths; recomputation is not counted.
 
     Six a matrix parameter and token, and attention within each example with the masked half left out:
-    `6 * L * K * G * H * length^2` (PaLM, arXiv 2204.02311, appendix B, causal halved).
+    `6 * L * K * G * H * length^2` (PaLM, arXiv 2204.02311, appendix B, causal halved). Matrices that only carry
+    adapters cost four: they have no gradient of their own.
     """
     lengths = list(lengths)
     attention = 6 * config.L * config.K * config.G * config.H * sum(length * length for length in lengths)
-    return float(6 * matmul_parameters(config) * sum(lengths) + attention)
+    weights = 6 * matmul_parameters(config)
+    if lora is not None:
+        weights = 4 * matmul_parameters(config) + 6 * sum(sizes(config, lora).values())
+    return float(weights * sum(lengths) + attention)
 
 
 def peak_flops(devices: Iterable[Any]) -> float | None:

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding
 
 from s1jax.checkpoint.store import Store
 from s1jax.models.decoder import DecoderConfig
+from s1jax.models.lora import LoraConfig
 from s1jax.records import JsonlWriter
 from s1jax.train.flops import train_flops
 from s1jax.train.log import Log
@@ -42,7 +43,7 @@ class Loop:
     """What a run's loop works with.
 
     Attributes:
-      model: its sizes.
+      model, lora: sizes of the model and of its adapters, if it has any.
       plan: the batches.
       step, evaluate: the compiled functions.
       rows_at_once: rows of a micro-batch.
@@ -55,9 +56,10 @@ class Loop:
     """
 
     model: DecoderConfig
+    lora: LoraConfig | None
     plan: Plan
     step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-    evaluate: Callable[[Any, Batch], jax.Array]
+    evaluate: Callable[[TrainState, Batch], jax.Array]
     rows_at_once: int
     sharding: NamedSharding
     validation: Sequence[HostBatch]
@@ -149,7 +151,7 @@ def _report(loop: Loop, done: Dispatched, clock: Clock) -> None:
     """Fetch a step's metrics (this waits for the step) and write them."""
     values = jax.device_get(done.metrics)
     seconds = clock.lap()
-    flops = train_flops(loop.model, done.batch.lengths)
+    flops = train_flops(loop.model, done.batch.lengths, loop.lora)
     record = {
         "step": done.step,
         "loss": float(values.loss),
@@ -182,7 +184,7 @@ def _rest(loop: Loop, state: TrainState, number: int, *, is_save: bool) -> None:
         loop.say(f"step {number}: validation loss {loss:.4f}")
     if is_save:
         loop.log.sync()  # a checkpoint never knows of a step that metrics.jsonl lacks
-        loop.store.save(number, state, loss)
+        loop.store.save(number, dataclasses.replace(state, base=None), loss)
 
 
 def validate(loop: Loop, state: TrainState) -> float:
@@ -190,7 +192,7 @@ def validate(loop: Loop, state: TrainState) -> float:
     losses = []
     for batch in loop.validation:
         rows = place_batch(batch.arrays, batch.arrays.tokens.shape[0] // loop.rows_at_once, loop.sharding)
-        losses.append(loop.evaluate(state.model, rows))
+        losses.append(loop.evaluate(state, rows))
     return float(sum(jax.device_get(losses)))
 
 

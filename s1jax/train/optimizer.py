@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import optax
 
 from s1jax.config import BadInput
-from s1jax.models.decoder import Model, named
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -61,9 +60,9 @@ def learning_rate(config: OptimizerConfig, steps: int, step: jax.Array) -> jax.A
     return config.learning_rate * jnp.where(step < warmup, rising, falling)
 
 
-def decays(model: Model) -> Model:
-    """The model's tree of booleans: which parameters decay (all whose name does not hold "bias")."""
-    return jax.tree.unflatten(jax.tree.structure(model), ["bias" not in name for name in named(model)])
+def decays(model: Any) -> Any:
+    """The tree of booleans: which parameters decay (all whose name does not hold "bias")."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: "bias" not in jax.tree_util.keystr(path), model)
 
 
 def clip(largest: float | None) -> optax.GradientTransformation:

@@ -4,19 +4,21 @@ out/config.yaml, run.json      what ran
 out/metrics.jsonl              one line a step; validation.jsonl where there are held-out rows
 out/tensorboard/               the same
 out/checkpoints/00000100/      model, optimizer and step
-out/hf/                        the model at the end
+out/hf/                        the model at the end, adapters merged into it
+out/adapter/                   the adapters alone, as PEFT has them
 """
 
 import contextlib
+import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from s1jax import hosts
-from s1jax.checkpoint import hf, store
+from s1jax.checkpoint import hf, lora, store
 from s1jax.mesh import make_mesh
 from s1jax.models.decoder import Decoder, count
 from s1jax.tokens import Tokenizer
@@ -47,6 +49,7 @@ from s1jax.train.step import (
     make_eval,
     make_step,
     state_shardings,
+    whole_model,
 )
 from s1jax.train.stop import listening
 
@@ -75,15 +78,17 @@ def run(config: TrainRun, *, progress: Callable[[Record], None] | None = None) -
     recipe = recipe_of(config, model, plan, validation, mesh)
     out = open_out(config, mesh)
     shapes = jax.eval_shape(lambda: initial_state(Decoder(model, jax.random.key(0)), recipe))
-    shardings = state_shardings(shapes, mesh, offload=config.offload_optimizer)
-    say(f"model of {count(shapes.model):,} parameters; {examples.describe()}")
+    shardings = state_shardings(shapes, mesh, recipe)
+    of_adapters = "" if shapes.base is None else f", of which adapters of {count(shapes.model):,} are trained"
+    say(f"model of {count(shapes.base or shapes.model):,} parameters{of_adapters}; {examples.describe()}")
     say(plan.describe())
-    state, start = _state(config, out, recipe, shapes, shardings, mesh)
+    state, start = _state(config, out, recipe, shapes, shardings)
     log = open_log(config.log, out, step=start, steps=plan.steps, progress=progress, quiet=jax.process_index() != 0)
     checkpoints = store.Store(out / "checkpoints", config.save.keep)
     with contextlib.closing(log), contextlib.closing(checkpoints), listening() as stop:
         loop = Loop(
             model=model,
+            lora=config.lora,
             plan=plan,
             step=make_step(recipe, mesh, shardings),
             evaluate=make_eval(recipe, mesh, shardings),
@@ -99,51 +104,63 @@ def run(config: TrainRun, *, progress: Callable[[Record], None] | None = None) -
             say=say,
         )
         state = train(loop, state, start)
-    return _export(config, out, state, shapes, shardings, tokenizer, is_new=start < plan.steps)
+    folder = out / "hf"
+    if start < plan.steps or not folder.exists():
+        _export(config, _exported(config, out, state, shapes, shardings), recipe, tokenizer)
+    return folder
 
 
 def _state(
-    config: TrainRun, out: pathlib.Path, recipe: Recipe, shapes: TrainState, shardings: TrainState, mesh: Mesh
+    config: TrainRun, out: pathlib.Path, recipe: Recipe, shapes: TrainState, shardings: TrainState
 ) -> tuple[TrainState, int]:
     """The newest intact checkpoint, or step 0, and the step it stands at."""
     found = store.newest_intact(out / "checkpoints", say)
     if found is not None:
         say(f"going on from the checkpoint of step {found.step}")
-        return _restore(found, shapes, shardings), found.step
-    key = jax.random.key(config.seed)
+        if config.lora is None:
+            return _restore(found, shapes, shardings), found.step
+    start = _first(config, recipe, shardings)
+    return (start, 0) if found is None else (_restore(found, shapes, shardings, start.base), found.step)
+
+
+def _first(config: TrainRun, recipe: Recipe, shardings: TrainState) -> TrainState:
+    """Step 0."""
     if isinstance(config.model, RandomModel):
         sizes = config.model.init
-        start = jax.jit(lambda key: initial_state(Decoder(sizes, key), recipe), out_shardings=shardings)
-        return start(key), 0
-    model = hf.load(config.model, mesh=mesh, dtype=jnp.float32)
-    start = jax.jit(lambda model: initial_state(model, recipe), out_shardings=shardings, donate_argnums=0)
-    return start(model), 0
+        draw = jax.jit(lambda key: initial_state(Decoder(sizes, key), recipe, config.seed), out_shardings=shardings)
+        return draw(jax.random.key(config.seed))
+    held = jnp.float32 if config.lora is None else jnp.dtype(config.dtype)
+    model = hf.load(config.model, mesh=shardings.step.mesh, dtype=held)  # pyright: ignore
+    begin = jax.jit(lambda model: initial_state(model, recipe, config.seed), out_shardings=shardings, donate_argnums=0)
+    return begin(model)
 
 
-def _restore(found: store.Saved, shapes: TrainState, shardings: TrainState) -> TrainState:
+def _restore(found: store.Saved, shapes: TrainState, shardings: TrainState, base: Decoder | None = None) -> TrainState:
+    """The state of a checkpoint; `base` is not in it."""
+    shapes, shardings = (dataclasses.replace(tree, base=None) for tree in (shapes, shardings))
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-    return store.restore(found, abstract)
+    return dataclasses.replace(store.restore(found, abstract), base=base)
 
 
-def _export(
-    config: TrainRun,
-    out: pathlib.Path,
-    state: TrainState,
-    shapes: TrainState,
-    shardings: TrainState,
-    tokenizer: Tokenizer,
-    *,
-    is_new: bool,
-) -> pathlib.Path:
-    """Write `hf/`, unless the run had been finished and exported before."""
-    folder = out / "hf"
-    if folder.exists() and not is_new:
-        return folder
-    if config.save.export == "best":
-        measured = [found for found in store.saved(out / "checkpoints") if found.loss is not None]
-        best = min(measured, key=lambda found: (found.loss, found.step))
-        say(f"exporting the checkpoint of step {best.step}, validation loss {best.loss:.4f}")
-        state = _restore(best, shapes, shardings)
-    hf.save(state.model, folder, dtype=jnp.dtype(config.save.dtype), tokenizer_source=tokenizer, replace=True)
-    say(f"model written to {folder}")
-    return folder
+def _exported(
+    config: TrainRun, out: pathlib.Path, state: TrainState, shapes: TrainState, shardings: TrainState
+) -> TrainState:
+    """The state that `save.export` asks for."""
+    if config.save.export == "last":
+        return state
+    measured = [found for found in store.saved(out / "checkpoints") if found.loss is not None]
+    best = min(measured, key=lambda found: (found.loss, found.step))
+    say(f"exporting the checkpoint of step {best.step}, validation loss {best.loss:.4f}")
+    return _restore(best, shapes, shardings, state.base)
+
+
+def _export(config: TrainRun, state: TrainState, recipe: Recipe, tokenizer: Tokenizer) -> None:
+    """Write `hf/`, and `adapter/` where adapters were trained."""
+    out = pathlib.Path(config.out)
+    if recipe.lora is not None and state.base is not None:
+        base = config.model if isinstance(config.model, str) else ""
+        lora.save(state.model, state.base.config, recipe.lora, out / "adapter", base=base, replace=True)  # pyright: ignore
+        say(f"adapters written to {out / 'adapter'}")
+    model = jax.jit(functools.partial(whole_model, recipe=recipe), donate_argnums=0)(state)
+    hf.save(model, out / "hf", dtype=jnp.dtype(config.save.dtype), tokenizer_source=tokenizer, replace=True)
+    say(f"model written to {out / 'hf'}")

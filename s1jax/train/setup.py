@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from s1jax.checkpoint.folder import fetch, read_config
 from s1jax.config import BadInput, open_run
-from s1jax.models import FAMILIES, attention
+from s1jax.models import FAMILIES, attention, lora
 from s1jax.models.decoder import DecoderConfig
 from s1jax.tokens import Tokenizer
 from s1jax.train import log
@@ -35,6 +35,8 @@ def check_config(config: TrainRun) -> None:
         raise BadInput(f"remat={config.remat!r} is not known; use one of {', '.join(REMAT)}")
     if config.save.export == "best" and not config.eval_rows:
         raise BadInput("save.export=best needs eval_rows, by whose loss the best is known; set one of the two")
+    if config.lora is not None:
+        lora.check(config.lora)
     log.check(config.log)
 
 
@@ -103,6 +105,7 @@ def recipe_of(
         remat=config.remat,
         attention=backend,
         offload_optimizer=config.offload_optimizer,
+        lora=config.lora,
         most=max([plan.most, *(int(batch.arrays.segments.max()) for batch in validation)]),
         longest=max([plan.longest, *(max(batch.lengths) for batch in validation)]),
     )

@@ -14,8 +14,9 @@ from jax.sharding import PartitionSpec as P
 
 from s1jax import axes
 from s1jax import mesh as placement
-from s1jax.models import attention
+from s1jax.models import attention, lora
 from s1jax.models.decoder import Decoder, forward, letters
+from s1jax.models.lora import Adapters, LoraConfig
 from s1jax.train import optimizer
 from s1jax.train.loss import LossConfig, weighted_loss
 from s1jax.train.optimizer import OptimizerConfig
@@ -26,11 +27,19 @@ from s1jax.train.remat import REMAT
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that a run needs to go on: the number of updates made, the model, and the optimizer's state."""
+    """All that a run needs to go on.
+
+    Attributes:
+      step: the number of updates made.
+      model: what is trained: the whole `Decoder`, or the `Adapters` of `base`.
+      optimizer: the optimizer's state.
+      base: the model that adapters belong to, in the compute type. It never changes, so checkpoints do not hold it.
+    """
 
     step: jax.Array
-    model: Decoder
+    model: Any
     optimizer: Any
+    base: Decoder | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -67,6 +76,7 @@ class Recipe:
       attention: key of `attention.BACKENDS`.
       most, longest: bounds on the examples of a row and on an example's length.
       offload_optimizer: the moments lie in the host's memory between updates.
+      lora: adapters to be trained in place of the model.
     """
 
     optimizer: OptimizerConfig
@@ -78,14 +88,18 @@ class Recipe:
     most: int = 1
     longest: int = 0
     offload_optimizer: bool = False
+    lora: LoraConfig | None = None
 
 
 HOST = "pinned_host"
 UNROLLED = 8  # layers; a scan over fewer copies more than it saves
 
 
-def loss_of(model: Decoder, batch: Batch, recipe: Recipe, mesh: Mesh | None = None) -> jax.Array:
-    """The weighted loss of rows `[B, T]`."""
+def loss_of(
+    trained: Decoder | Adapters, batch: Batch, recipe: Recipe, mesh: Mesh | None = None, base: Decoder | None = None
+) -> jax.Array:
+    """The weighted loss of rows `[B, T]`, by what is trained and the base of adapters."""
+    model: Any = trained if recipe.lora is None else lora.apply(base, trained, recipe.lora)  # pyright: ignore
     rows = attention.Segments(batch.segments, batch.positions, recipe.most, recipe.longest)
     dtype, remat = jnp.dtype(recipe.dtype), REMAT[recipe.remat]
     attend = attention.segmented(recipe.attention, rows, mesh)
@@ -95,25 +109,30 @@ def loss_of(model: Decoder, batch: Batch, recipe: Recipe, mesh: Mesh | None = No
     return weighted_loss(model, x_BTD, batch.targets, batch.weights, chunk=recipe.loss.chunk, ways=ways)
 
 
-def gradients(model: Decoder, batch: Batch, recipe: Recipe, mesh: Mesh | None = None) -> tuple[jax.Array, Decoder]:
-    """Loss and gradient of all micro-batches `[A, B, T]`. Both are sums, since the weights are of the whole step."""
+def gradients(
+    trained: Any, batch: Batch, recipe: Recipe, mesh: Mesh | None = None, base: Decoder | None = None
+) -> tuple[jax.Array, Any]:
+    """Loss of all micro-batches `[A, B, T]`, and its gradient by what is trained.
+
+    Both are sums over the micro-batches, since the weights are of the whole step.
+    """
     of_rows = jax.value_and_grad(loss_of)
     if batch.tokens.shape[0] == 1:
-        return of_rows(model, jax.tree.map(lambda x: x[0], batch), recipe, mesh)
+        return of_rows(trained, jax.tree.map(lambda x: x[0], batch), recipe, mesh, base)
 
-    def add(total: tuple[jax.Array, Decoder], rows: Batch) -> tuple[tuple[jax.Array, Decoder], None]:
-        return jax.tree.map(jnp.add, total, of_rows(model, rows, recipe, mesh)), None
+    def add(total: tuple[jax.Array, Any], rows: Batch) -> tuple[tuple[jax.Array, Any], None]:
+        return jax.tree.map(jnp.add, total, of_rows(trained, rows, recipe, mesh, base)), None
 
-    zero = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, model))
+    zero = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, trained))
     return jax.lax.scan(add, zero, batch)[0]
 
 
 def train_step(state: TrainState, batch: Batch, recipe: Recipe, mesh: Mesh | None = None) -> tuple[TrainState, Metrics]:
     """One update."""
-    loss, grads = gradients(state.model, batch, recipe, mesh)
+    loss, grads = gradients(state.model, batch, recipe, mesh, state.base)
     model, moments = optimizer.update(recipe.optimizer, recipe.steps, grads, state.optimizer, state.model)
     rate = optimizer.learning_rate(recipe.optimizer, recipe.steps, state.step)
-    return TrainState(state.step + 1, model, moments), Metrics(loss, optax.tree.norm(grads), rate)
+    return TrainState(state.step + 1, model, moments, state.base), Metrics(loss, optax.tree.norm(grads), rate)
 
 
 def placed(mesh: Mesh) -> contextlib.AbstractContextManager[None]:
@@ -121,32 +140,45 @@ def placed(mesh: Mesh) -> contextlib.AbstractContextManager[None]:
     return axes.placed(mesh, placement.ACTIVATION) if mesh.size > 1 else contextlib.nullcontext()
 
 
-def state_shardings(state: TrainState, mesh: Mesh, *, offload: bool = False) -> TrainState:
+def state_shardings(state: TrainState, mesh: Mesh, recipe: Recipe) -> TrainState:
     """Where each array of an (abstract) state lies: moments with their parameters, counters on every device.
-
-    Args:
-      offload: the moments lie in the hosts' memory, in the same shards.
 
     Raises:
       BadInput: the mesh does not divide a parameter.
     """
-    model = jax.tree.map(
-        lambda name, x: placement.param_sharding(name, x.shape, mesh), letters(state.model), state.model
-    )
+
+    def place(names: Any, arrays: Any) -> Any:
+        return jax.tree.map(lambda name, x: placement.param_sharding(name, x.shape, mesh), names, arrays)
+
     everywhere = NamedSharding(mesh, P())
+    base = None if state.base is None else place(letters(state.base), state.base)
+    model = place(letters(state.model) if recipe.lora is None else lora.letters(recipe.lora), state.model)
+    moments = jax.tree.map(lambda s: s.with_memory_kind(HOST), model) if recipe.offload_optimizer else model
+    tree = jax.tree.structure(state.model)
 
-    moments = jax.tree.map(lambda s: s.with_memory_kind(HOST), model) if offload else model
+    def is_moments(node: Any) -> bool:
+        return jax.tree.structure(node) == tree
 
-    def of(node: Any) -> Any:
-        return moments if isinstance(node, Decoder) else everywhere
+    optimizer_state = jax.tree.map(
+        lambda node: moments if is_moments(node) else everywhere, state.optimizer, is_leaf=is_moments
+    )
+    return dataclasses.replace(state, step=everywhere, model=model, optimizer=optimizer_state, base=base)
 
-    optimizer_state = jax.tree.map(of, state.optimizer, is_leaf=lambda node: isinstance(node, Decoder))
-    return dataclasses.replace(jax.tree.map(lambda _: everywhere, state), model=model, optimizer=optimizer_state)
+
+def initial_state(model: Decoder, recipe: Recipe, seed: int = 0) -> TrainState:
+    """Step 0 with a given model; with `recipe.lora`, it becomes the base of new adapters drawn from `seed`."""
+    trained: Any = model
+    if recipe.lora is not None:
+        trained = lora.new(model.config, recipe.lora, jax.random.key(seed))
+    base = None if recipe.lora is None else jax.tree.map(lambda x: x.astype(recipe.dtype), model)
+    return TrainState(jnp.zeros((), jnp.int32), trained, optimizer.init(recipe.optimizer, recipe.steps, trained), base)
 
 
-def initial_state(model: Decoder, recipe: Recipe) -> TrainState:
-    """Step 0 with a given model."""
-    return TrainState(jnp.zeros((), jnp.int32), model, optimizer.init(recipe.optimizer, recipe.steps, model))
+def whole_model(state: TrainState, recipe: Recipe) -> Decoder:
+    """The trained model; adapters are added into their base."""
+    if recipe.lora is None:
+        return state.model
+    return lora.merge(state.base, state.model, recipe.lora)  # pyright: ignore
 
 
 def make_step(recipe: Recipe, mesh: Mesh, shardings: TrainState) -> Callable[[TrainState, Batch], tuple]:
@@ -168,14 +200,14 @@ def make_step(recipe: Recipe, mesh: Mesh, shardings: TrainState) -> Callable[[Tr
     )
 
 
-def make_eval(recipe: Recipe, mesh: Mesh, shardings: TrainState) -> Callable[[Decoder, Batch], jax.Array]:
+def make_eval(recipe: Recipe, mesh: Mesh, shardings: TrainState) -> Callable[[TrainState, Batch], jax.Array]:
     """The jitted loss of a batch `[A, B, T]`, without an update."""
 
-    def loss(model: Decoder, batch: Batch) -> jax.Array:
+    def loss(state: TrainState, batch: Batch) -> jax.Array:
         with placed(mesh):
-            return jnp.sum(jax.lax.map(lambda rows: loss_of(model, rows, recipe, mesh), batch))
+            return jnp.sum(jax.lax.map(lambda rows: loss_of(state.model, rows, recipe, mesh, state.base), batch))
 
-    return jax.jit(loss, in_shardings=(shardings.model, batch_sharding(mesh)), out_shardings=NamedSharding(mesh, P()))
+    return jax.jit(loss, in_shardings=(shardings, batch_sharding(mesh)), out_shardings=NamedSharding(mesh, P()))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
