@@ -74,6 +74,13 @@ VERBS: dict[str, Verb] = {
         "many reports -> Control, Scaling, Performance: scaling.json, scaling.png, index.html",
         "s1jax report reports=[runs/a,runs/b] out=runs/report",
     ),
+    "plan": Verb(
+        "s1jax.plan.run",
+        "PlanRun",
+        "compile the step for a mesh that is not here; say what fits -> plan.json",
+        "s1jax plan configs/s1_32b.yaml topology=h100:2x8 mesh.fsdp=4 mesh.context=4",
+        platform="cpu",
+    ),
 }
 TERMINATED, INTERRUPTED = 75, 130
 
@@ -138,7 +145,9 @@ def load_config(name: str, path: str | None, overrides: Sequence[str]) -> Any:
     verb = VERBS[name]
     config = configuration.load(getattr(importlib.import_module(verb.module), verb.config), path, overrides)
     if not getattr(config, "out", "given"):
-        config = dataclasses.replace(config, out=f"runs/{pathlib.Path(path).stem if path else name}")
+        # A plan takes the recipe of a training run, whose folder it must not take.
+        recipe = f"{'plan_' if name == 'plan' else ''}{pathlib.Path(path).stem}" if path else name
+        config = dataclasses.replace(config, out=f"runs/{recipe}")
     return config
 
 

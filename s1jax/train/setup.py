@@ -2,17 +2,20 @@
 but to ask what it is, so everything that is wrong with the input is found before any work.
 """
 
+import hashlib
+import importlib.metadata
 import math
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from s1jax.checkpoint.folder import fetch, read_config
-from s1jax.config import BadInput, open_run
+from s1jax.config import BadInput, open_run, to_dict
 from s1jax.models import FAMILIES, attention, lora
 from s1jax.models.decoder import DecoderConfig
 from s1jax.tokens import Tokenizer
@@ -22,7 +25,7 @@ from s1jax.train.data import Examples, load_examples
 from s1jax.train.optimizer import warmup_steps
 from s1jax.train.plan import HostBatch, Plan, in_order, make_plan, steps_per_epoch
 from s1jax.train.remat import REMAT
-from s1jax.train.step import Recipe
+from s1jax.train.step import Recipe, batch_sharding, own_rows
 
 
 def check_config(config: TrainRun) -> None:
@@ -89,25 +92,34 @@ def plan_validation(config: TrainRun, tokenizer: Tokenizer, plan: Plan, mesh: Me
     examples = load_examples(config.data, tokenizer, config.eval_rows)
     say(f"validation: {examples.describe()}")
     multiple = math.lcm(config.packing.multiple, mesh.shape["context"])
-    return in_order(examples.rows, plan, row_multiple=rows_at_once(config, mesh), length_multiple=multiple)
+    at_once = rows_at_once(config, mesh)
+    own = own_rows(plan.rows, plan.rows // at_once, batch_sharding(mesh))
+    return in_order(examples.rows, plan, row_multiple=at_once, length_multiple=multiple, own=own)
 
 
 def recipe_of(
     config: TrainRun, model: DecoderConfig, plan: Plan, validation: Sequence[HostBatch], mesh: Mesh
 ) -> Recipe:
-    backend = attention.choose(config.attention, model, mesh, dtype=config.dtype, is_packed=config.packing.enabled)
-    say(f"attention: {backend}")
+    most = max([plan.most, *(int(batch.arrays.segments.max()) for batch in validation)])
+    longest = max([plan.longest, *(max(batch.lengths) for batch in validation)])
+    recipe = recipe_for(config, model, mesh, steps=plan.steps, most=most, longest=longest)
+    say(f"attention: {recipe.attention}")
+    return recipe
+
+
+def recipe_for(config: TrainRun, model: DecoderConfig, mesh: Mesh, *, steps: int, most: int, longest: int) -> Recipe:
+    """What the step is compiled for. Raises BadInput for an attention that the mesh or the model cannot have."""
     return Recipe(
         optimizer=config.optimizer,
         loss=config.loss,
-        steps=plan.steps,
+        steps=steps,
         dtype=config.dtype,
         remat=config.remat,
-        attention=backend,
+        attention=attention.choose(config.attention, model, mesh, dtype=config.dtype, is_packed=config.packing.enabled),
         offload_optimizer=config.offload_optimizer,
         lora=config.lora,
-        most=max([plan.most, *(int(batch.arrays.segments.max()) for batch in validation)]),
-        longest=max([plan.longest, *(max(batch.lengths) for batch in validation)]),
+        most=most,
+        longest=longest,
     )
 
 
@@ -118,6 +130,13 @@ def check_positions(model: DecoderConfig, examples: Examples) -> None:
             f"the longest row has {longest} ids, the model is made for {model.max_position} positions; set data.block="
             f"{model.max_position}"
         )
+
+
+def shared_facts(config: TrainRun, examples: Examples) -> dict[str, Any]:
+    """What every process of a run must have alike: all of its config, versions, and the rows by id and size."""
+    rows = hashlib.sha256(repr([(row.id, len(row.ids), row.prompt_length) for row in examples.rows]).encode())
+    versions = {name: importlib.metadata.version(name) for name in ("s1jax", "jax")}
+    return {**to_dict(config), **versions, "rows": rows.hexdigest()}
 
 
 def open_out(config: TrainRun, mesh: Mesh) -> pathlib.Path:
