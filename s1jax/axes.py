@@ -104,10 +104,11 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
     if placement is None:
         return x
     mesh, rules = placement
-    sharding = NamedSharding(mesh, spec(letters, rules))
     if _is_explicit(mesh):
-        return jax.reshard(x, sharding)
-    return jax.lax.with_sharding_constraint(x, sharding)
+        return jax.reshard(x, NamedSharding(mesh, spec(letters, rules)))
+    # A trace is kept for all meshes of this shape: it must not name the devices of the first one.
+    where = mesh.abstract_mesh if isinstance(x, jax.core.Tracer) else mesh
+    return jax.lax.with_sharding_constraint(x, NamedSharding(where, spec(letters, rules)))
 
 
 def einsum(equation: str, x: jax.Array, weight: Weight, *, accumulate: jnp.dtype | type | None = None) -> jax.Array:

@@ -20,7 +20,7 @@ CODE = sorted([*FILES, *ROOT.glob("tools/*.py"), *ROOT.glob("tests/*.py")])
 ROOMS = [
     {"s1jax.config"},
     {"s1jax.axes", "s1jax.records", "s1jax.tokens", "s1jax.token_backend", "s1jax.chat", "s1jax.render", "s1jax.tables"}
-    | {"s1jax.grade", "s1jax.grade_equal", "s1jax.grade_pool"},
+    | {"s1jax.grade", "s1jax.grade_equal", "s1jax.grade_pool", "s1jax.lock"},
     {"s1jax.mesh", "s1jax.hosts"},
     {"s1jax.models", "s1jax.checkpoint"},
     {"s1jax.generate", "s1jax.train"},

@@ -24,7 +24,7 @@ from s1jax.eval.scaling import Point
 from s1jax.generate.control import ControlConfig
 from s1jax.generate.sampling import SamplingConfig
 from s1jax.methods.method import MethodConfig
-from s1jax.methods.session import deal
+from s1jax.methods.parts import deal
 
 N = 24
 
@@ -183,12 +183,12 @@ def test_samples_of_other_questions_are_refused(folder, questions, tmp_path):
     file = tmp_path / "out/samples.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines) + lines[0])
-    with pytest.raises(BadInput, match="samples.jsonl:4: sample 0 of 'q2' is there twice"):
+    with pytest.raises(BadInput, match="samples.jsonl:4: sample 0 of 'q0' is there twice"):
         evaluation.run(config, session(config, thinker)[0])
     row = json.loads(lines[0])
     row["prompt_ids"] = row["prompt_ids"][1:]
     file.write_text(json.dumps(row) + "\n" + "".join(lines[1:]))
-    with pytest.raises(BadInput, match="sample 0 of 'q2' completes another prompt"):
+    with pytest.raises(BadInput, match="sample 0 of 'q0' completes another prompt"):
         evaluation.run(config, session(config, thinker)[0])
     file.write_text("no row\n" + "".join(lines))
     with pytest.raises(BadInput, match="samples.jsonl:1 is not JSON"):

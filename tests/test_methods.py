@@ -10,15 +10,15 @@ from rich.console import Console
 from s1jax import records
 from s1jax.config import BadInput
 from s1jax.generate.control import ControlConfig
-from s1jax.generate.engine_config import EngineConfig
 from s1jax.generate.sampling import SamplingConfig
 from s1jax.mesh import MeshConfig
 from s1jax.methods import METHODS, vote
 from s1jax.methods import run as generate
 from s1jax.methods.asks import Ask, plan
 from s1jax.methods.method import Mark, MethodConfig
+from s1jax.methods.parts import Share, deal
 from s1jax.methods.run import GenerateRun
-from s1jax.methods.session import Session, answer_text, build_engines, deal
+from s1jax.methods.session import Session, answer_text
 from s1jax.methods.stream import Stream
 from s1jax.tokens import Tokenizer
 
@@ -130,7 +130,7 @@ def test_rows_are_dealt_to_engines_by_a_hash_of_their_id(folder):
         made.extend(ScriptedEngine(tokenizer, lambda _: ("t", "a")) for _ in range(3))
         return made
 
-    own = Session(GenerateRun(model=folder, prompt="x"), make)
+    own = Session(GenerateRun(model=folder, prompt="x"), make, Share(0, 3, 3))
     control = ControlConfig()
     asks = [Ask("", str(i), s, 0, own.question_ids(f"{i}", control), control, WARM) for i in range(20) for s in (0, 1)]
     done = []
@@ -158,10 +158,10 @@ def test_a_row_that_cannot_fit_is_refused_before_any_work(folder):
         (MeshConfig(data=3, fsdp=1, tensor=4), "mesh.data=3 copies of mesh.tensor=4 devices do not fit 8"),
     ],
 )
-def test_meshes_that_cannot_decode_are_refused(folder, tokenizer, mesh, message):
-    config = GenerateRun(model=folder, prompt="x", mesh=mesh, engine=EngineConfig(slots=1))
+def test_meshes_that_cannot_decode_are_refused(folder, tmp_path, mesh, message):
     with pytest.raises(BadInput, match=message):
-        build_engines(config, tokenizer, [ControlConfig()])
+        generate.run(GenerateRun(model=folder, prompt="x", mesh=mesh, out=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
 
 
 def answers(request):

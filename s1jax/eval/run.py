@@ -10,18 +10,19 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from s1jax.config import BadInput, open_run, write_json
+from s1jax.config import BadInput, write_json
 from s1jax.eval import BENCHMARKS, benchmark, summary, terminal
 from s1jax.eval.benchmark import Benchmark
-from s1jax.eval.summary import REPORT, SAMPLES, Score, Setting
+from s1jax.eval.summary import REPORT, SAMPLES, Setting
 from s1jax.grade import KINDS
 from s1jax.grade_pool import Grader
 from s1jax.methods.asks import Ask
 from s1jax.methods.method import MethodConfig
+from s1jax.methods.parts import Parts, run_folder
 from s1jax.methods.progress import Progress
-from s1jax.methods.session import ModelRun, Session, answer_text, device_name
+from s1jax.methods.session import ModelRun, Session, answer_text
 from s1jax.methods.stored import stored
-from s1jax.records import Completion, JsonlWriter, Question, Sample
+from s1jax.records import Completion, Question, Sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,6 @@ def run(config: EvalRun, session: Session | None = None) -> pathlib.Path:
         for ask in _asks(bench, questions, setting, session, config.seed, config.instruction)
     ]
     session.check(asks)
-    out = open_run(config, device=device_name())
     described = {
         "benchmark": bench.name,
         "official_size": bench.size,
@@ -92,8 +92,10 @@ def run(config: EvalRun, session: Session | None = None) -> pathlib.Path:
         "dtype": config.dtype,
         "instruction": config.instruction,
     }
-    reports = evaluate(bench, questions, settings, asks, session, out, seed=config.seed, described=described)
-    terminal.show(reports)
+    with run_folder(config) as out:
+        if evaluate(bench, questions, settings, asks, session, out):
+            reports = report_all(bench, settings, asks, session, out, seed=config.seed, described=described)
+            terminal.show(reports)
     return out
 
 
@@ -147,39 +149,57 @@ def evaluate(
     asks: Sequence[Ask],
     session: Session,
     out: pathlib.Path,
-    *,
-    seed: int = 0,
-    described: Mapping[str, Any],
-) -> list[dict[str, Any]]:
-    """Complete, grade and write what is missing under `out`, then write and return the report of every setting.
+) -> bool:
+    """Complete, grade and write what is missing of this process's share.
 
     `out/NAME/` holds the files of a named setting, `out/` those of a setting without a name.
+
+    Returns: whether this process goes on with the whole files (see `Parts.merge`).
     """
     by_id = {question.id: question for question in questions}
-    by_name = {setting.name: setting for setting in settings}
-    scores: dict[str, dict[tuple[str, int], Score]] = {name: {} for name in by_name}
+    keys = {setting.name: prompts_of(asks, setting) for setting in settings}
     with contextlib.ExitStack() as stack:
-        writers = {name: stack.enter_context(JsonlWriter(out / name / SAMPLES)) for name in by_name}
-        for name in by_name:
-            prompt_ids = {(ask.id, ask.sample): ask.prompt_ids for ask in asks if ask.setting == name}
-            for sample in stored(out / name / SAMPLES, Sample, prompt_ids):
-                scores[name][sample.id, sample.sample] = summary.score(sample, bench.kind, session.tokenizer.decode)
-        missing = [ask for ask in asks if (ask.id, ask.sample) not in scores[ask.setting]]
+        parts = {name: stack.enter_context(Parts(out / name / SAMPLES, session.share)) for name in keys}
+        done = {
+            (name, sample.id, sample.sample)
+            for name in keys
+            for sample in stored(out / name / SAMPLES, Sample, keys[name])
+        }
+        mine = [ask for ask in asks if session.share.engine_of(ask.id) is not None]
+        missing = [ask for ask in mine if (ask.setting, ask.id, ask.sample) not in done]
         grader = stack.enter_context(Grader())
-        progress = stack.enter_context(Progress(len(asks), len(asks) - len(missing), bench.name))
+        progress = stack.enter_context(Progress(len(mine), len(mine) - len(missing), bench.name))
 
         def on_done(ask: Ask, completion: Completion) -> None:
-            sample = graded(completion, ask, by_id[ask.id], bench, session, grader)
-            writers[ask.setting].write(sample)
-            scores[ask.setting][ask.id, ask.sample] = summary.score(sample, bench.kind, session.tokenizer.decode)
+            parts[ask.setting].write(graded(completion, ask, by_id[ask.id], bench, session, grader))
             progress.advance(len(completion.token_ids))
 
         session.complete(missing, on_done)
+        return all([parts[name].merge(list(keys[name])) for name in keys])
+
+
+def prompts_of(asks: Sequence[Ask], setting: Setting) -> dict[tuple[str, int], tuple[int, ...]]:
+    """Prompt ids of each (id, sample) of a setting, in the order asked for."""
+    return {(ask.id, ask.sample): ask.prompt_ids for ask in asks if ask.setting == setting.name}
+
+
+def report_all(
+    bench: Benchmark,
+    settings: Sequence[Setting],
+    asks: Sequence[Ask],
+    session: Session,
+    out: pathlib.Path,
+    *,
+    seed: int,
+    described: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Write and return the report of every setting, from its whole file of samples."""
     reports = []
-    for name, setting in by_name.items():
-        in_order = [scores[name][ask.id, ask.sample] for ask in asks if ask.setting == name]
-        report = summary.summarise(in_order, setting, bench.kind, **described, seed=seed, seeds=[seed])
-        write_json(out / name / REPORT, report)
+    for setting in settings:
+        samples = stored(out / setting.name / SAMPLES, Sample, prompts_of(asks, setting))
+        scores = [summary.score(sample, bench.kind, session.tokenizer.decode) for sample in samples]
+        report = summary.summarise(scores, setting, bench.kind, **described, seed=seed, seeds=[seed])
+        write_json(out / setting.name / REPORT, report)
         reports.append(report)
     return reports
 

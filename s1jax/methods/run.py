@@ -8,15 +8,16 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 from s1jax import grade, records
-from s1jax.config import BadInput, open_run, write_json
+from s1jax.config import BadInput, write_json
 from s1jax.methods import METHODS, vote
 from s1jax.methods.asks import Ask
+from s1jax.methods.parts import Parts, run_folder
 from s1jax.methods.progress import Progress
 from s1jax.methods.prompts import override, prompt_of, read_prompts
-from s1jax.methods.session import ModelRun, Session, answer_text, device_name
+from s1jax.methods.session import ModelRun, Session, answer_text
 from s1jax.methods.stored import stored
 from s1jax.methods.stream import Stream
-from s1jax.records import Completion, JsonlWriter, Prompt
+from s1jax.records import Completion, Prompt
 
 COMPLETIONS, VOTES, SETTINGS = "completions.jsonl", "votes.jsonl", "settings.json"
 
@@ -54,38 +55,40 @@ def run(config: GenerateRun, session: Session | None = None) -> pathlib.Path:
     session = session or Session(config)
     asks = [ask for prompt in prompts for ask in _asks(prompt, config, session, n)]
     session.check(asks)
-    out = open_run(config, device=device_name())
-    tally = Tally(session, config.answers) if METHODS[config.method.kind].joint else None
+    with run_folder(config) as out:
+        is_whole = _complete(config, session, asks, out)
+        if is_whole and METHODS[config.method.kind].joint:
+            _count(config, session, asks, out)
+    return out
+
+
+def _complete(config: GenerateRun, session: Session, asks: Sequence[Ask], out: pathlib.Path) -> bool:
+    """Write what is missing. Returns whether this process goes on with the whole file (see `Parts.merge`)."""
+    share = session.share
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(JsonlWriter(out / COMPLETIONS))
-        by_key = {(ask.id, ask.sample): ask for ask in asks}
+        parts = stack.enter_context(Parts(out / COMPLETIONS, share))
         stream = Stream(session.tokenizer, config.control) if config.prompt is not None and len(asks) == 1 else None
         done = set()
-        for completion in _finished(out, asks):
+        for completion in _finished(out, asks, is_writer=share.first == 0):
             done.add((completion.id, completion.sample))
-            if tally is not None:
-                tally.add(by_key[completion.id, completion.sample], completion)
             if stream is not None:
                 stream.finish(completion)
-        missing = [ask for key, ask in by_key.items() if key not in done]
-        progress = None if stream else stack.enter_context(Progress(len(asks), len(done), "generate"))
+        mine = [ask for ask in asks if share.engine_of(ask.id) is not None]
+        missing = [ask for ask in mine if (ask.id, ask.sample) not in done]
+        progress = None if stream else stack.enter_context(Progress(len(mine), len(mine) - len(missing), "generate"))
 
         def on_done(ask: Ask, completion: Completion) -> None:
-            writer.write(completion)
-            if tally is not None:
-                tally.add(ask, completion)
+            parts.write(completion)
             if stream is not None:
                 stream.finish(completion)
             elif progress is not None:
                 progress.advance(len(completion.token_ids))
 
         session.complete(missing, on_done, None if stream is None else stream.show)
-    if tally is not None:
-        tally.write(out / VOTES, [prompt.id for prompt in prompts])
-    return out
+        return parts.merge([(ask.id, ask.sample) for ask in asks])
 
 
-def _finished(out: pathlib.Path, asks: Sequence[Ask]) -> Iterator[Completion]:
+def _finished(out: pathlib.Path, asks: Sequence[Ask], *, is_writer: bool) -> Iterator[Completion]:
     """What a former start has finished. `settings.json` remembers under which settings: they may differ row by row.
 
     Raises:
@@ -101,7 +104,8 @@ def _finished(out: pathlib.Path, asks: Sequence[Ask]) -> Iterator[Completion]:
                 f"{before.get(completion.id)}, now {now[completion.id]} (hashes); set them back or give a new folder"
             )
         yield completion
-    write_json(path, {"format": "s1jax.settings/1", "settings": {**before, **now}})
+    if is_writer:
+        write_json(path, {"format": "s1jax.settings/1", "settings": {**before, **now}})
 
 
 def _settings(ask: Ask) -> str:
@@ -119,6 +123,15 @@ def _asks(prompt: Prompt, config: GenerateRun, session: Session, n: int) -> list
     seed = config.seed if prompt.seed is None else prompt.seed
     ids = session.prompt_ids(prompt.messages, control)
     return [Ask("", prompt.id, sample, seed, ids, control, sampling) for sample in range(n)]
+
+
+def _count(config: GenerateRun, session: Session, asks: Sequence[Ask], out: pathlib.Path) -> None:
+    """Write the votes of all prompts, in their order."""
+    by_key = {(ask.id, ask.sample): ask for ask in asks}
+    tally = Tally(session, config.answers)
+    for completion in stored(out / COMPLETIONS, Completion, {key: ask.prompt_ids for key, ask in by_key.items()}):
+        tally.add(by_key[completion.id, completion.sample], completion)
+    tally.write(out / VOTES, list(dict.fromkeys(ask.id for ask in asks)))
 
 
 class Tally:

@@ -4,12 +4,15 @@ Several settings (controls, samplings) of the same prompts go through the same e
 """
 
 import dataclasses
-import hashlib
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import jax
+
+from s1jax import hosts
+from s1jax.checkpoint import hf
 from s1jax.config import BadInput, free
 from s1jax.generate import CONTROLS, sampling
 from s1jax.generate.admission import admit
@@ -20,9 +23,10 @@ from s1jax.generate.engine_config import EngineConfig
 from s1jax.generate.requests import Request
 from s1jax.generate.sampling import SamplingConfig
 from s1jax.generate.sweep import Sweep
-from s1jax.mesh import MeshConfig
+from s1jax.mesh import MeshConfig, make_mesh
 from s1jax.methods.asks import Ask, Tree, plan
 from s1jax.methods.method import MethodConfig
+from s1jax.methods.parts import Share, share_of
 from s1jax.records import Completion
 from s1jax.tokens import Tokenizer
 
@@ -62,17 +66,23 @@ class Session:
 
     Attributes:
       tokenizer: of the model.
+      share: which of all engines are this process's.
     """
 
-    def __init__(self, config: ModelRun, make_engines: Callable[..., Sequence[Any]] | None = None) -> None:
-        """Read the tokenizer; the model is read when the first row is to be completed.
+    def __init__(
+        self, config: ModelRun, make_engines: Callable[..., Sequence[Any]] | None = None, share: Share | None = None
+    ) -> None:
+        """Join the other processes, read the tokenizer; the model is read when the first row is to be completed.
 
         Args:
           make_engines: (config, tokenizer, controls) -> engines; by default `build_engines`.
+          share: of `make_engines`; by default what `config.mesh` says.
 
         Raises:
-          BadInput: no tokenizer there, or no such template file.
+          BadInput: a mesh that cannot be, no tokenizer there, or no such template file.
         """
+        hosts.start()
+        self.share = share or share_of(config.mesh)
         template = None if config.chat_template is None else _read_template(config.chat_template)
         self.tokenizer = Tokenizer.load(config.tokenizer or config.model, chat_template=template)
         self._config = config
@@ -109,12 +119,12 @@ class Session:
         on_done: Callable[[Ask, Completion], None],
         on_progress: Callable[[Request, list[int], list[bool]], None] | None = None,
     ) -> None:
-        """Complete rows; each is handed over as it ends. With no rows the model is not even read.
+        """Complete those rows that are this process's; each is handed over as it ends. With none no model is read.
 
         Raises:
           BadInput: a row that cannot run, before any work is done.
         """
-        trees = plan(asks)
+        trees = plan(ask for ask in asks if self.share.engine_of(ask.id) is not None)
         if not trees:
             return
         controls = list(
@@ -122,7 +132,7 @@ class Session:
         )
         engines = self._make(self._config, self.tokenizer, controls)
         desks = [Desk(engine, self.tokenizer, on_done) for engine in engines]
-        rows = [(desks[deal(tree.leader[0].id, len(desks))], tree) for tree in trees]
+        rows = [(desks[self.share.engine_of(tree.leader[0].id) or 0], tree) for tree in trees]
         for (desk, _), requests in zip(rows, [desk.requests(tree) for desk, tree in rows], strict=True):
             desk.submit(requests)
         # All engines are asked in every round, so that each device has work while the reports of others are read.
@@ -181,54 +191,21 @@ def admit_ask(ask: Ask, tokenizer: Tokenizer, max_length: int) -> ControlRow:
 
 
 def build_engines(config: ModelRun, tokenizer: Tokenizer, controls: Sequence[ControlConfig]) -> list[Engine]:
-    """`mesh.data` engines of `mesh.tensor` devices each, every one with its own copy of the model.
-
-    Raises:
-      BadInput: other mesh axes, or more devices than there are.
-    """
-    import jax
-
-    from s1jax.checkpoint import hf
-    from s1jax.mesh import make_mesh
-
-    if config.mesh.context > 1 or config.mesh.fsdp > 1:
-        raise BadInput(
-            f"mesh.fsdp={config.mesh.fsdp}, mesh.context={config.mesh.context}: decoding shards over mesh.tensor and "
-            "copies over mesh.data; leave the other two out"
-        )
-    devices = jax.local_devices()
-    copies = len(devices) // max(config.mesh.tensor, 1) if config.mesh.data == -1 else config.mesh.data
-    if config.mesh.tensor < 1 or not 1 <= copies <= len(devices) // config.mesh.tensor:
-        raise BadInput(
-            f"mesh.data={config.mesh.data} copies of mesh.tensor={config.mesh.tensor} devices do not fit "
-            f"{len(devices)} devices; give smaller ones"
-        )
+    """This process's engines, of `mesh.tensor` devices each, every one with its own copy of the model."""
+    devices, ways = jax.local_devices(), config.mesh.tensor
     engines = []
-    for copy in range(copies):
-        own = devices[copy * config.mesh.tensor : (copy + 1) * config.mesh.tensor]
-        mesh = make_mesh(MeshConfig(data=1, fsdp=1, context=1, tensor=config.mesh.tensor), own)
+    for copy in range(share_of(config.mesh).count):
+        own = devices[copy * ways : (copy + 1) * ways]
+        mesh = make_mesh(MeshConfig(data=1, fsdp=1, context=1, tensor=ways), own)
         model: Any = hf.load(config.model, mesh=mesh, dtype=config.dtype, stacked=False)
         control = CONTROLS[controls[0].kind](tokenizer, model.config.V, controls)
         engines.append(Engine(model, tokenizer, config.engine, control, dtype=config.dtype, mesh=mesh, notify=say))
     return engines
 
 
-def device_name() -> str:
-    """The devices at hand, in words."""
-    import jax
-
-    devices = jax.devices()
-    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
-
-
 def say(line: str) -> None:
     """A line for whoever watches."""
     print(line, file=sys.stderr, flush=True)
-
-
-def deal(id: str, hands: int) -> int:
-    """Which of `hands` engines completes the rows of a prompt: a hash of its id, the same in every run."""
-    return int.from_bytes(hashlib.sha256(id.encode("utf-8")).digest()[:8], "big") % hands
 
 
 def system_turn(system: str | None) -> list[dict[str, str]]:

@@ -6,26 +6,43 @@ from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 from s1jax.config import BadInput
+from s1jax.methods.parts import files_of
 from s1jax.records import Completion, to_completion
 
 C = TypeVar("C", bound=Completion)
 
 
 def stored(path: pathlib.Path, cls: type[C], prompts: Mapping[tuple[str, int], tuple[int, ...]]) -> Iterator[C]:
-    """The finished rows of a file that are still wanted, in order.
+    """The finished rows of a file and its parts (`s1jax.methods.parts`) that are still wanted, in order.
+
+    A row that a killed merge has left in the file and in a part is given once. A line without its newline was cut off
+    by a crash, and does not count.
 
     Args:
       path: of JSONL; a file that is not there has no rows.
       prompts: prompt ids of each (id, sample) that is wanted.
 
     Raises:
-      BadInput: a line is no row, a row is there twice, or it completes another prompt.
+      BadInput: a line is no row, a row is twice in one file, or it completes another prompt.
     """
-    if not path.is_file():
-        return
+    given: set[tuple[str, int]] = set()
+    for part in files_of(path):
+        new = set()
+        for key, completion in _rows(part, cls, prompts):
+            if key not in given:
+                new.add(key)
+                yield completion
+        given |= new
+
+
+def _rows(
+    path: pathlib.Path, cls: type[C], prompts: Mapping[tuple[str, int], tuple[int, ...]]
+) -> Iterator[tuple[tuple[str, int], C]]:
     seen = set()
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
+            if not line.endswith("\n"):
+                return
             where = f"{path}:{number}"
             try:
                 row = json.loads(line)
@@ -42,4 +59,4 @@ def stored(path: pathlib.Path, cls: type[C], prompts: Mapping[tuple[str, int], t
                     f"ids, now of {len(prompts[key])}); questions or tokenizer changed: give another out folder"
                 )
             if key in prompts:
-                yield completion
+                yield key, completion
