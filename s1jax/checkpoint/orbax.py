@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from s1jax.models.config import DecoderConfig
 
 FORMAT = "s1jax.model/1"
 ARRAYS, STATE, MANIFEST = "orbax", "state", "s1jax.json"
+INDEX_BYTES = 20  # of a shard of one chunk: start and size of 8 bytes each, and a checksum
 BATCH_BYTES = 256 * 2**20  # written at once: a call costs about 50 ms, whatever it writes
 
 
@@ -115,11 +117,35 @@ def _read_manifest(folder: pathlib.Path) -> dict[str, Any]:
         raise BadInput(f"{folder / MANIFEST} is not a model's manifest ({error!r}); convert it again") from None
 
 
+def _mapped(folder: pathlib.Path) -> np.ndarray | None:
+    """An array that is one chunk of bare bytes as a view of its file, which saves copying it twice; None for another.
+
+    Such a chunk is a shard of one: its bytes, then where they begin and how many they are (zarr's `sharding_indexed`).
+    """
+    try:
+        meta = json.loads((folder / "zarr.json").read_bytes())
+        shape, dtype = meta["shape"], np.dtype(meta["data_type"])
+        (outer,) = (codec["configuration"] for codec in meta["codecs"])
+        chunks = [meta["chunk_grid"]["configuration"]["chunk_shape"], outer["chunk_shape"]]
+        if chunks != [shape, shape] or outer["codecs"] != [{"name": "bytes", "configuration": {"endian": "little"}}]:
+            return None
+        path, size = folder.joinpath("c", *["0"] * len(shape)), math.prod(shape) * dtype.itemsize
+        with path.open("rb") as file:
+            file.seek(size)
+            index = file.read()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # tensorstore says what is wrong
+    is_plain = len(index) == INDEX_BYTES and index[:16] == (0).to_bytes(8, "little") + size.to_bytes(8, "little")
+    return np.memmap(path, dtype, "r", shape=tuple(shape)) if is_plain else None
+
+
 def _reader(folder: pathlib.Path) -> Callable[[Entry, Slices], np.ndarray]:
     @functools.lru_cache(maxsize=1)
     def whole(key: str) -> np.ndarray:
         place = {"driver": "file", "path": str((folder / ARRAYS / STATE / key).absolute())}
         try:
+            if (plain := _mapped(folder / ARRAYS / STATE / key)) is not None:
+                return plain
             return tensorstore.open({"driver": "zarr3", "kvstore": place}, read=True).result().read().result()
         except ValueError as error:
             reason = " ".join(str(error).split())[:200]
