@@ -1,11 +1,18 @@
-"""Starting JAX on several hosts: finds out how the processes were launched. Must run before any device is asked for."""
+"""JAX on several hosts: how the processes were launched, and whether they are at the same work."""
 
+import contextlib
 import glob
 import importlib.util
+import json
 import os
-from collections.abc import Mapping
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from s1jax.config import BadInput
 
@@ -44,7 +51,7 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 
 def start() -> None:
-    """Join the other processes, where there are any. Does nothing when that is done already.
+    """Join the other processes, where there are any. Must run before any device is asked for.
 
     Raises:
       BadInput: the launcher is known, but lacks something to connect with.
@@ -65,3 +72,43 @@ def start() -> None:
             jax.distributed.initialize()
         case _:
             pass
+
+
+@contextlib.contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Within this context an error ends a process of several without the usual end, which waits for the others.
+
+    They may be gone, or wait for this one; whoever started them sees this one fail and can start all of them again.
+    """
+    try:
+        yield
+    except Exception:
+        if jax.process_count() == 1:
+            raise
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def agree(facts: Mapping[str, Any]) -> None:
+    """Compare what the processes are about to do; all must call it. Nothing is compared where there is one process.
+
+    Args:
+      facts: plain data by name: config keys, versions, a digest of the rows.
+
+    Raises:
+      BadInput: in every process, when two of them differ; names the first key, the processes and both values.
+    """
+    if jax.process_count() == 1:
+        return
+    text = np.frombuffer(json.dumps(facts, sort_keys=True).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(text.size))
+    texts = multihost_utils.process_allgather(np.pad(text, (0, int(sizes.max()) - text.size)))
+    first, *others = (json.loads(row[:size].tobytes()) for row, size in zip(texts, sizes, strict=True))
+    for process, other in enumerate(others, 1):
+        for key in sorted({*first, *other}):
+            if first.get(key) != other.get(key):
+                raise BadInput(
+                    f"the processes are not at the same work: {key} is {first.get(key)!r} in process 0 and "
+                    f"{other.get(key)!r} in process {process}; start all with the same code, config and data"
+                )

@@ -1,25 +1,18 @@
-"""Whole runs: killed, stopped, damaged, moved to another mesh; and what a run refuses before its first step."""
+"""Whole runs: stopped, damaged, moved to another mesh; and what a run refuses before its first step."""
 
 import dataclasses
 import json
-import os
 import pathlib
 import signal
-import socket
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
 import pytest
-import yaml
 from jax.sharding import SingleDeviceSharding
 from train_run_cases import RUN_STEPS, SIZES, make_world, metrics, run_config, stopping
 
 from s1jax.checkpoint import hf, store
 from s1jax.checkpoint.folder import read_config
-from s1jax.config import to_dict
 from s1jax.mesh import MeshConfig
 from s1jax.models.decoder import Decoder, named
 from s1jax.train.optimizer import OptimizerConfig
@@ -73,42 +66,6 @@ def test_a_finished_run_is_left_alone(config, undisturbed):
     run(config, progress=records.append)
     assert records == [] and metrics(config.out) == undisturbed[0]
     assert (pathlib.Path(config.out) / "hf" / "model.safetensors").stat().st_mtime_ns == before
-
-
-# ---- killed with SIGKILL, in a process of its own
-
-
-def start(config, world, environment=None):
-    """The same run as the user starts it."""
-    path = world / f"{pathlib.Path(config.out).name}.yaml"
-    path.write_text(yaml.safe_dump(to_dict(config)))
-    command = [sys.executable, "-m", "s1jax", "train", str(path)]
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(world / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return subprocess.Popen(
-        command, env={**os.environ, **cache, **(environment or {})}, stderr=subprocess.PIPE, text=True
-    )
-
-
-def kill_after(process, out, lines, seconds):
-    """SIGKILL `seconds` after metrics.jsonl has `lines` lines."""
-    path = pathlib.Path(out) / "metrics.jsonl"
-    while process.poll() is None and not (path.exists() and path.read_text().count("\n") >= lines):
-        time.sleep(0.005)
-    time.sleep(seconds)
-    process.kill()
-    process.communicate()
-
-
-def test_killed_anywhere_it_goes_on_bit_by_bit(config, undisturbed, world):
-    config = dataclasses.replace(config, out=str(world / "killed"))
-    rng = np.random.default_rng()
-    seed = int(rng.integers(2**31))
-    rng = np.random.default_rng(seed)
-    for _ in range(2):
-        kill_after(start(config, world), config.out, int(rng.integers(1, RUN_STEPS)), float(rng.uniform(0, 0.03)))
-    run(config)
-    assert metrics(config.out) == undisturbed[0], f"seed of the kills: {seed}"
-    assert_same_run(config.out, undisturbed)
 
 
 # ---- stopped by a signal, in this process
@@ -181,28 +138,3 @@ def test_the_best_by_validation_is_exported(config, world):
     kept = named(store.restore(by_loss[min(losses)], abstract).model)
     for name, x in tensors(out).items():
         np.testing.assert_array_equal(x, kept[name], err_msg=name)
-
-
-# ---- several hosts
-
-
-def test_two_processes_go_on_where_one_was(config, undisturbed, world):
-    """Over the loopback, four devices each; the state was saved by one process on the same mesh."""
-    config = dataclasses.replace(config, out=str(world / "two"))
-    with pytest.raises(SystemExit):
-        run(config, progress=stopping(signal.SIGTERM, 6))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = os.environ["XLA_FLAGS"].replace("count=8", "count=4")
-    names = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "XLA_FLAGS": flags}
-    processes = [start(config, world, {**names, "JAX_PROCESS_ID": str(index)}) for index in range(2)]
-    said = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert "going on from the checkpoint of step" in said[0] and "step" not in said[1].replace("[Gloo]", "")
-    ours, theirs = np.array(metrics(config.out)), np.array(undisturbed[0])
-    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)
-    newest = store.newest_intact(pathlib.Path(config.out) / "checkpoints", lambda line: pytest.fail(line))
-    assert newest is not None and newest.step == RUN_STEPS
-    for name, x in tensors(config.out).items():
-        np.testing.assert_allclose(x, undisturbed[1][name], rtol=1e-4, atol=1e-6, err_msg=name)

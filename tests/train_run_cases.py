@@ -3,10 +3,15 @@
 import json
 import os
 import pathlib
+import subprocess
+import sys
+import time
 
 import numpy as np
 import tokenizers
+import yaml
 
+from s1jax.config import to_dict
 from s1jax.mesh import MeshConfig
 from s1jax.models.decoder import DecoderConfig
 from s1jax.train.data import DataConfig
@@ -89,3 +94,37 @@ def stopping(signal_number, step):
             os.kill(os.getpid(), signal_number)
 
     return progress
+
+
+def start(config, world, environment=None):
+    """The run as the user starts it, in a process of its own."""
+    path = world / f"{pathlib.Path(config.out).name}.yaml"
+    path.write_text(yaml.safe_dump(to_dict(config)))
+    command = [sys.executable, "-m", "s1jax", "train", str(path)]
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(world / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return subprocess.Popen(
+        command, env={**os.environ, **cache, **(environment or {})}, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_until(process, is_reached, seconds=300.0):
+    """Poll until a condition holds; False when the process ended before."""
+    end = time.monotonic() + seconds
+    while not is_reached():
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < end, "the process neither ended nor came as far as it should"
+        time.sleep(0.002)
+    return True
+
+
+def steps_written(out):
+    """Lines of metrics.jsonl."""
+    path = pathlib.Path(out) / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def unfinished_saves(out):
+    """Folders of checkpoints that have no manifest yet."""
+    folders = (pathlib.Path(out) / "checkpoints").glob("[0-9]*[0-9]")
+    return [folder.name for folder in folders if not (folder / "manifest.json").exists()]

@@ -20,7 +20,7 @@ from s1jax.records import JsonlWriter
 from s1jax.train.flops import train_flops
 from s1jax.train.log import Log
 from s1jax.train.plan import HostBatch, Plan, prefetched
-from s1jax.train.step import Batch, Metrics, TrainState, place_batch
+from s1jax.train.step import Batch, Metrics, TrainState, own_rows, place_batch
 from s1jax.train.stop import Stop
 
 
@@ -114,7 +114,8 @@ def train(loop: Loop, state: TrainState, start: int) -> TrainState:
     clock = Clock()
     shapes: set[tuple[int, ...]] = set()
     before: Dispatched | None = None
-    batches = prefetched(loop.plan, start)
+    own = own_rows(loop.plan.rows, loop.plan.rows // loop.rows_at_once, loop.sharding)
+    batches = prefetched(loop.plan, start, own)
     for number in range(start + 1, loop.plan.steps + 1):
         with _profiled(loop, number):
             state, now = _dispatch(loop, state, number, next(batches), shapes)

@@ -6,7 +6,7 @@ Packing across steps, as generic packers do it, changes which examples share an 
 import dataclasses
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 
@@ -131,18 +131,27 @@ def choose_rows(steps: Sequence[Sequence[int]], multiple: int, block: int) -> in
     return max(full) if full else max(fills, key=lambda rows: (fills[rows], -rows))
 
 
-def fill(examples: Sequence[Row], packed: Sequence[Sequence[int]], length: int, weights: Sequence[float]) -> Packed:
+def fill(
+    examples: Sequence[Row],
+    packed: Sequence[Sequence[int]],
+    length: int,
+    weights: Sequence[float],
+    own: Container[int] | None = None,
+) -> Packed:
     """The arrays of rows of `length` positions; an example of n ids takes n - 1 (its last id has no target).
 
     Args:
       examples: what is packed.
       packed: for each row, the indices of its examples.
       weights: for each example, the weight of one of its loss tokens.
+      own: rows to fill; the ids of others are not read and their arrays stay zero. None for all.
     """
     shape = (len(packed), length)
     tokens, targets, positions, segments = (np.zeros(shape, np.int32) for _ in range(4))
     weight = np.zeros(shape, np.float32)
     for row, indices in enumerate(packed):
+        if own is not None and row not in own:
+            continue
         start = 0
         for segment, index in enumerate(indices, 1):
             example = examples[index]

@@ -5,7 +5,7 @@ Nothing about the position in the data is saved but the step, so a run goes on w
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -92,14 +92,14 @@ class Plan:
     most: int
     longest: int
 
-    def at(self, step: int) -> HostBatch:
-        """The batch of a step. A pure function of the plan and the step."""
+    def at(self, step: int, own: Container[int] | None = None) -> HostBatch:
+        """The batch of a step, of which only the rows `own` are filled. A pure function of plan, step and `own`."""
         indices = indices_at(step, len(self.examples), self.batch, self.seed)
         examples = [self.examples[index] for index in indices]
         lengths = [len(row.ids) - 1 for row in examples]
         packed = _deal(lengths, self.rows, self.is_packed)
         length = self.lengths[int(np.searchsorted(self.lengths, _longest(lengths, packed)))]
-        arrays = fill(examples, packed, length, loss_weights(examples, self.norm))
+        arrays = fill(examples, packed, length, loss_weights(examples, self.norm), own)
         tokens = sum(len(row.ids) - row.prompt_length for row in examples)
         return HostBatch(arrays, tuple(row.id for row in examples), tokens, tuple(lengths))
 
@@ -170,7 +170,14 @@ def _longest(lengths: Sequence[int], packed: Sequence[Sequence[int]]) -> int:
     return max(sum(lengths[index] for index in row) for row in packed)
 
 
-def in_order(examples: Sequence[Row], plan: Plan, *, row_multiple: int, length_multiple: int) -> list[HostBatch]:
+def in_order(
+    examples: Sequence[Row],
+    plan: Plan,
+    *,
+    row_multiple: int,
+    length_multiple: int,
+    own: Container[int] | None = None,
+) -> list[HostBatch]:
     """All of `examples`, each once, in batches of the plan's kind and of one shape, weighted to a loss over all."""
     weights = loss_weights(examples, plan.norm)
     rows = -(-plan.rows // row_multiple) * row_multiple
@@ -187,7 +194,7 @@ def in_order(examples: Sequence[Row], plan: Plan, *, row_multiple: int, length_m
     length = -(-longest // length_multiple) * length_multiple
     return [
         HostBatch(
-            fill(examples, packed, length, weights),
+            fill(examples, packed, length, weights, own),
             tuple(examples[index].id for index in group),
             sum(len(examples[index].ids) - examples[index].prompt_length for index in group),
             tuple(lengths[index] for index in group),
@@ -214,7 +221,7 @@ def _near(value: int, multiple: int) -> str:
     return " or ".join(str(n) for n in (below, below + multiple) if n > 0)
 
 
-def prefetched(plan: Plan, start: int) -> Iterator[HostBatch]:
-    """The batches of steps `start`, `start + 1`, ... to the end, made ahead by grain in threads."""
-    steps = grain.MapDataset.range(start, plan.steps).map(plan.at)
+def prefetched(plan: Plan, start: int, own: Container[int] | None = None) -> Iterator[HostBatch]:
+    """The batches of steps `start`, `start + 1`, ... to the end, made ahead by grain in threads; `own` as in `at`."""
+    steps = grain.MapDataset.range(start, plan.steps).map(functools.partial(plan.at, own=own))
     return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))

@@ -40,6 +40,7 @@ from s1jax.train.setup import (
     recipe_of,
     rows_at_once,
     say,
+    shared_facts,
 )
 from s1jax.train.step import (
     Recipe,
@@ -72,6 +73,7 @@ def run(config: TrainRun, *, progress: Callable[[Record], None] | None = None) -
     tokenizer = load_tokenizer(config)
     model = model_config(config, tokenizer)
     examples = data.load_examples(config.data, tokenizer)
+    hosts.agree(shared_facts(config, examples))
     plan = plan_run(config, examples, mesh)
     validation = plan_validation(config, tokenizer, plan, mesh)
     check_positions(model, examples)
@@ -85,7 +87,7 @@ def run(config: TrainRun, *, progress: Callable[[Record], None] | None = None) -
     state, start = _state(config, out, recipe, shapes, shardings)
     log = open_log(config.log, out, step=start, steps=plan.steps, progress=progress, quiet=jax.process_index() != 0)
     checkpoints = store.Store(out / "checkpoints", config.save.keep)
-    with contextlib.closing(log), contextlib.closing(checkpoints), listening() as stop:
+    with contextlib.closing(log), contextlib.closing(checkpoints), listening() as stop, hosts.leaving_at_once():
         loop = Loop(
             model=model,
             lora=config.lora,

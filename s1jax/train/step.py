@@ -214,9 +214,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Where the arrays `[A, B, T]` of a batch lie."""
     return NamedSharding(mesh, P(None, *axes.spec("BT", placement.ACTIVATION)))
 
+def own_rows(rows: int, micro_batches: int, sharding: NamedSharding) -> frozenset[int]:
+    """Which of `rows` the devices of this process hold, wholly or in part; other hosts need not make the rest."""
+    shape = (micro_batches, rows // micro_batches, sharding.mesh.shape["context"])
+    number = np.arange(rows).reshape(shape[:2])
+    indices = sharding.addressable_devices_indices_map(shape).values()
+    return frozenset(int(row) for index in indices if index is not None for row in number[index[:2]].flat)
+
+
 
 def place_batch(rows: Packed, micro_batches: int, sharding: NamedSharding) -> Batch:
-    """Rows `[N, T]` of the host as a global `Batch`. Every process holds all rows; each device takes its part."""
+    """Rows `[N, T]` as a global `Batch`. A process needs only its `own_rows` filled; each device takes its part."""
 
     def place(array: np.ndarray) -> Any:
         array = array.reshape(micro_batches, -1, array.shape[-1])
