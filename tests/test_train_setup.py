@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import pathlib
+import subprocess
 
 import pytest
+import yaml
 from train_run_cases import SIZES, make_world, run_config
 
 from s1jax import hosts
@@ -119,3 +122,17 @@ def test_slices_are_spanned_by_data_first(sizes, slices, expected):
 def test_slices_that_cannot_be_spanned():
     with pytest.raises(BadInput, match="data=1 x fsdp=2 cannot be laid over 4 slices; use sizes .* multiple of 4"):
         slice_sizes((1, 2, 4, 1), 4)
+
+
+def test_launch_examples_are_what_their_launchers_read():
+    folder = pathlib.Path(__file__).parent.parent / "tools" / "launch"
+    for script in ("slurm.sh", "tpu_vm.sh"):
+        subprocess.run(["bash", "-n", str(folder / script)], check=True)
+    assert "--ntasks-per-node=8" in (folder / "slurm.sh").read_text()  # JAX takes one GPU a task under SLURM
+    service, job = yaml.safe_load_all((folder / "kubernetes.yaml").read_text())
+    template = job["spec"]["template"]["spec"]
+    given = {entry["name"]: entry.get("value") for entry in template["containers"][0]["env"]}
+    assert set(EXPLICIT) <= set(given) and given["JAX_NUM_PROCESSES"] == str(job["spec"]["completions"])
+    name = job["metadata"]["name"]
+    assert given["JAX_COORDINATOR_ADDRESS"].startswith(f"{name}-0.{template['subdomain']}:")
+    assert service["metadata"]["name"] == template["subdomain"] and service["spec"]["selector"] == {"job-name": name}
