@@ -24,6 +24,9 @@ AXES = ("data", "fsdp", "context", "tensor")
 PARAM: axes.Rules = {"D": ("fsdp", "context"), "K": "tensor", "F": "tensor", "V": "tensor"}
 ACTIVATION: axes.Rules = {"B": ("data", "fsdp"), "T": "context", "K": "tensor", "F": "tensor", "V": "tensor"}
 
+# Of the loss: every device has some ids of all positions, so neither the head nor its gradient is ever whole anywhere.
+LOSS: axes.Rules = {"B": "data", "V": ("tensor", "fsdp", "context")}
+
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
@@ -45,11 +48,14 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None, *, expli
     sizes = _resolve(config, len(devices))
     types = (AxisType.Explicit if explicit else AxisType.Auto,) * len(AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
+    # `jax.make_mesh` does not split an axis of a torus: 16 x 4 could not be laid over 8 x 8 chips.
     if slices == 1:
-        return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
-    outer = slice_sizes(sizes, slices)
-    inner = tuple(size // ways for size, ways in zip(sizes, outer, strict=True))
-    return Mesh(mesh_utils.create_hybrid_device_mesh(inner, outer, devices), AXES, axis_types=types)
+        laid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    else:
+        outer = slice_sizes(sizes, slices)
+        inner = tuple(size // ways for size, ways in zip(sizes, outer, strict=True))
+        laid = mesh_utils.create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
+    return Mesh(laid, AXES, axis_types=types)
 
 
 def slice_sizes(sizes: Sequence[int], slices: int) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """The loss: against log-probabilities in NumPy, in chunks and whole, by value, gradient and compiled memory."""
 
+import contextlib
 import functools
 import re
 
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 from train_cases import TINY, assert_same_gradients, model
 
+from s1jax import axes
+from s1jax.mesh import ACTIVATION, MeshConfig, make_mesh, param_sharding
+from s1jax.models.decoder import letters
 from s1jax.train.loss import weighted_loss
 
 B, T = 2, 40
@@ -43,9 +47,16 @@ def test_the_loss_is_the_weighted_log_probability(inputs, whole):
     np.testing.assert_allclose(whole[0], (weights * (log_z - chosen)).sum(), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("chunk", "ways"), [(8, 1), (7, 1), (8, 2), (1, 1)])
-def test_chunks_change_neither_value_nor_gradients(inputs, whole, chunk, ways):
-    loss, (d_model, d_x) = value_and_grads(*inputs, chunk=chunk, ways=ways)
+SPLITS = [MeshConfig(fsdp=2, context=2, tensor=2), MeshConfig(data=2, fsdp=1, context=4), MeshConfig(fsdp=2, context=1)]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "split"), [(8, None), (7, None), (1, None), (0, SPLITS[0]), *((8, s) for s in SPLITS)]
+)
+def test_neither_chunks_nor_meshes_change_value_or_gradients(inputs, whole, chunk, split):
+    mesh = None if split is None else make_mesh(split, jax.devices()[: 2 if split == SPLITS[2] else 8])
+    with contextlib.nullcontext() if mesh is None else axes.placed(mesh, ACTIVATION):
+        loss, (d_model, d_x) = value_and_grads(*inputs, chunk=chunk, mesh=mesh)
     np.testing.assert_allclose(loss, whole[0], rtol=1e-6)
     assert_same_gradients(d_model, whole[1][0], 1e-6)
     np.testing.assert_allclose(d_x, whole[1][1], rtol=1e-5, atol=1e-7)
@@ -67,3 +78,17 @@ def test_logits_of_a_whole_row_never_exist(inputs):
     sizes = [np.prod([int(n) for n in shape.split(",")]) for shape in re.findall(r"f32\[([\d,]+)\]", text)]
     assert max(sizes) < B * T * TINY.V
     assert any(size == B * 8 * TINY.V for size in sizes)
+
+
+def test_on_a_mesh_neither_head_nor_its_gradient_is_whole_anywhere(inputs):
+    mesh = make_mesh(MeshConfig(fsdp=4, context=2))
+    decoder, *rest = inputs
+    where = jax.tree.map(lambda text, x: param_sharding(text, x.shape, mesh), letters(decoder), decoder)
+    grad = jax.grad(functools.partial(weighted_loss, chunk=8, mesh=mesh), argnums=(0, 1))
+    with axes.placed(mesh, ACTIVATION):
+        text = (
+            jax.jit(grad, out_shardings=(where, None)).lower(jax.device_put(decoder, where), *rest).compile().as_text()
+        )
+    shapes = {shape for shape in re.findall(r"f32\[([\d,]+)\]", text)}
+    assert f"{TINY.V},{TINY.D}" not in shapes and f"{TINY.D},{TINY.V}" not in shapes
+    assert f"{TINY.V // 8},{TINY.D}" in shapes or f"{TINY.D},{TINY.V // 8}" in shapes

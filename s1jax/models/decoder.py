@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from s1jax.axes import constrain, einsum, take
+from s1jax.axes import Weight, constrain, einsum, take
 from s1jax.models import layers
 from s1jax.models.config import DecoderConfig
 
@@ -175,11 +175,15 @@ def _layer(
     return constrain(x_BTD + layers.swiglu(h_BTD, gate, up, down, constrain), "BTD"), state
 
 
+def head(model: Model) -> tuple[str, Weight]:
+    """The letters and the weight of the product that makes logits; tied, the embedding."""
+    return ("VD", model.embed.get_value()) if model.config.tied else ("DV", model.head.get_value())  # pyright: ignore
+
+
 def logits(model: Model, x_BTD: jax.Array) -> jax.Array:
     """Float32 logits `[B, T, V]`; accumulated in float32, because bf16 logits tie and then the order of ids decides."""
-    if model.config.tied:
-        return einsum("BTD,VD->BTV", x_BTD, model.embed.get_value(), accumulate=jnp.float32)
-    return einsum("BTD,DV->BTV", x_BTD, model.head.get_value(), accumulate=jnp.float32)  # pyright: ignore
+    letters, weight = head(model)
+    return einsum(f"BTD,{letters}->BTV", x_BTD, weight, accumulate=jnp.float32)
 
 
 def count(model: Model) -> int:

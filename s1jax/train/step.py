@@ -105,8 +105,7 @@ def loss_of(
     attend = attention.segmented(recipe.attention, rows, mesh)
     unroll = model.config.L <= UNROLLED and remat is None
     x_BTD, _ = forward(model, batch.tokens, batch.positions, attend, dtype=dtype, remat=remat, unroll=unroll)
-    ways = 1 if mesh is None else mesh.shape["context"]
-    return weighted_loss(model, x_BTD, batch.targets, batch.weights, chunk=recipe.loss.chunk, ways=ways)
+    return weighted_loss(model, x_BTD, batch.targets, batch.weights, chunk=recipe.loss.chunk, mesh=mesh)
 
 
 def gradients(
@@ -214,13 +213,13 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Where the arrays `[A, B, T]` of a batch lie."""
     return NamedSharding(mesh, P(None, *axes.spec("BT", placement.ACTIVATION)))
 
+
 def own_rows(rows: int, micro_batches: int, sharding: NamedSharding) -> frozenset[int]:
     """Which of `rows` the devices of this process hold, wholly or in part; other hosts need not make the rest."""
     shape = (micro_batches, rows // micro_batches, sharding.mesh.shape["context"])
     number = np.arange(rows).reshape(shape[:2])
     indices = sharding.addressable_devices_indices_map(shape).values()
     return frozenset(int(row) for index in indices if index is not None for row in number[index[:2]].flat)
-
 
 
 def place_batch(rows: Packed, micro_batches: int, sharding: NamedSharding) -> Batch:
