@@ -7,6 +7,7 @@
 Each tensor is one chunk: it is written without a copy, and read whole by a host that holds a part of it.
 """
 
+import concurrent.futures
 import contextlib
 import functools
 import json
@@ -36,7 +37,10 @@ def is_one(folder: pathlib.Path) -> bool:
 
 
 def write(folder: pathlib.Path, values: Iterable[tuple[Entry, np.ndarray]], copies: Mapping[str, str]) -> None:
-    """Write every entry, in batches, then the manifest. `values` are in the model's layout and not used again."""
+    """Write every entry, in batches, then the manifest. `values` are in the model's layout and not used again.
+
+    While one batch is written the next is put together.
+    """
     path = str((folder / ARRAYS).absolute())
     context = ocp.Context()
     context.array.saving.use_ocdbt = False
@@ -44,17 +48,25 @@ def write(folder: pathlib.Path, values: Iterable[tuple[Entry, np.ndarray]], copi
     context.array.saving.use_compression = False
     context.memory.deepcopy_host_arrays = False
     shapes: dict[str, dict[str, Any]] = {}
-    with context:
+
+    def save(batch: dict[str, np.ndarray]) -> None:
+        with context:
+            ocp.partial.save(path, batch)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(int)
         batch: dict[str, np.ndarray] = {}
         for entry, value in values:
             if batch and sum(other.nbytes for other in batch.values()) + value.nbytes > BATCH_BYTES:
-                ocp.partial.save(path, batch)
+                under_way.result()
+                under_way = pool.submit(save, batch)
                 batch = {}
             batch[entry.key] = value
             shapes[entry.key] = {"shape": list(value.shape), "dtype": value.dtype.name}
-        ocp.partial.save(path, batch)
-        with _quiet():
-            ocp.partial.finalize(path)
+        under_way.result()
+        pool.submit(save, batch).result()
+    with context, _quiet():
+        ocp.partial.finalize(path)
     sizes = {key: {**shape, "bytes": _size(folder, key)} for key, shape in shapes.items()}
     write_json(folder / MANIFEST, {"format": FORMAT, "tensors": sizes, "copies": dict(copies)})
 
