@@ -249,7 +249,8 @@ def gradient_errors(model: Decoder, other: Any) -> dict[str, float]:
         entry = table[name]
         value = mine[entry.path] if entry.layer is None else mine[entry.path][entry.layer]
         size = float(np.linalg.norm(grad))
-        gap = float(np.linalg.norm(np.concatenate(list(layout.to_file(entry, value, value.dtype))) - grad))
+        blocks = [block.copy() for block in layout.to_file(entry, value, value.dtype)]
+        gap = float(np.linalg.norm(np.concatenate(blocks) - grad))
         errors[name] = gap / (size if size > 1e-6 * whole else whole)
     return errors
 

@@ -235,12 +235,13 @@ def test_blocks_there_and_back(rows, columns, dtype):
         blocks = [(start, matrix[start : start + 100]) for start in range(0, rows, 100)]
         value = layout.to_model(entry, reversed(blocks), whole, np.dtype(dtype))
         np.testing.assert_array_equal(value, matrix.T if letters == "DF" else matrix)
-        parts = list(layout.to_file(entry, value, value.dtype))
+        parts = [block.copy() for block in layout.to_file(entry, value, value.dtype)]
         assert all(part.flags.c_contiguous and len(part) <= layout.BLOCK for part in parts)
         np.testing.assert_array_equal(np.concatenate(parts), matrix)
         wide = np.dtype(np.float32)
         assert layout.to_model(entry, blocks, whole, wide).dtype == wide
-        np.testing.assert_array_equal(np.concatenate(list(layout.to_file(entry, value, wide))), matrix.astype(wide))
+        parts = [block.copy() for block in layout.to_file(entry, value, wide)]
+        np.testing.assert_array_equal(np.concatenate(parts), matrix.astype(wide))
 
 
 def test_a_rule_that_needs_more_than_one_transposition_is_refused(monkeypatch):

@@ -134,7 +134,7 @@ def our_run(config, our_gradients, change_gradients=None):
     for entry in layout.entries(TINY):
         change = np.asarray(arrays[entry.path]) - np.asarray(before[entry.path])
         change = change if entry.layer is None else change[entry.layer]
-        changes[entry.name] = np.concatenate(list(layout.to_file(entry, change, change.dtype)))
+        changes[entry.name] = np.concatenate([block.copy() for block in layout.to_file(entry, change, change.dtype)])
     return losses, changes
 
 

@@ -4,6 +4,7 @@ No pickle is ever read. Reading goes through the safetensors library; writing is
 tensor of a file in memory at once.
 """
 
+import concurrent.futures
 import dataclasses
 import json
 import math
@@ -107,7 +108,10 @@ def _open(path: pathlib.Path) -> list[Stored]:
 
 @dataclasses.dataclass(frozen=True)
 class Pending:
-    """A tensor to be written: what the header needs, and its values as blocks in order, asked for at its turn."""
+    """A tensor to be written: what the header needs, and its values as blocks in order, asked for at its turn.
+
+    A block must stay as it is until the one after the next is asked for.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -152,8 +156,10 @@ def _write_file(path: pathlib.Path, tensors: Iterable[Pending]) -> None:
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+    with path.open("wb") as file, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(file.write, len(text).to_bytes(8, "little") + text)
         for tensor in tensors:
-            for block in tensor.blocks():
-                file.write(block.reshape(-1).view(np.uint8).data)
+            for block in tensor.blocks():  # made while the one before is written
+                under_way.result()
+                under_way = pool.submit(file.write, block.reshape(-1).view(np.uint8).data)
+        under_way.result()

@@ -95,7 +95,10 @@ def to_model(entry: Entry, blocks: Iterable[tuple[int, np.ndarray]], index: Slic
 
 
 def to_file(entry: Entry, value: np.ndarray, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """The whole parameter as blocks of rows of the tensor of the checkpoint, in order, each contiguous."""
+    """The whole parameter as blocks of rows of the tensor of the checkpoint, in order, each contiguous.
+
+    A block is overwritten by the one after the next: one can be written to a file while the next is made.
+    """
     rows = entry.file_shape[0]
     if not _is_turned(entry):
         matrix = value.reshape(entry.file_shape)
@@ -103,9 +106,10 @@ def to_file(entry: Entry, value: np.ndarray, dtype: np.dtype) -> Iterator[np.nda
             yield np.ascontiguousarray(matrix[start : start + BLOCK].astype(dtype, copy=False))
         return
     matrix = value.reshape(entry.file_shape[::-1])
+    pair = np.empty((2, min(BLOCK, rows), len(matrix)), dtype)
     for start in range(0, rows, BLOCK):
         part = matrix[:, start : start + BLOCK].astype(dtype, copy=False)
-        block = np.empty(part.shape[::-1], dtype)
+        block = pair[start // BLOCK % 2, : part.shape[1]]
         _transpose_into(block, part)
         yield block
 
