@@ -14,7 +14,7 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -183,19 +183,32 @@ def _contract(
     )
 
 
-def take(table: Weight, ids_BT: jax.Array, letters: str) -> jax.Array:
-    """Rows of an embedding table `[V, D]`: `[B, T, D]`, placed as `letters`."""
+def take(table: Weight, ids_BT: jax.Array, letters: str, way: Sequence[Rules] = ()) -> jax.Array:
+    """Rows of an embedding table `[V, D]`: `[B, T, D]`, placed as `letters`.
+
+    Args:
+      way: rules by which the rows are placed, one after another, before the ambient ones. With the table's own first,
+        each device reads its part of D for all ids, and the table is not moved.
+    """
     assert not isinstance(table, Adapted), "an embedding has no adapter: lora.targets refuses it"
     if isinstance(table, Quantized):
         rows = constrain(table.values, "VD")[ids_BT].astype(table.scale.dtype) * table.scale[ids_BT]
         return constrain(rows, letters)
-    # Whole rows first: rows cut over D would be moved to rows cut over B by copying all of them to every device.
-    table = constrain(table, "VD")
     placement = _PLACEMENT.get()
-    if placement is not None and _is_explicit(placement[0]):
-        sharding = NamedSharding(placement[0], spec(letters, placement[1]))
-        return table.at[ids_BT].get(out_sharding=sharding)
-    return constrain(table[ids_BT], letters)
+    if placement is None:
+        return table[ids_BT]
+    mesh, rules = placement
+    first, *others = (*way, rules)
+    with placed(mesh, first):
+        table, ids_BT = constrain(table, "VD"), constrain(ids_BT, letters[:-1])
+        if _is_explicit(mesh):
+            x = table.at[ids_BT].get(out_sharding=NamedSharding(mesh, spec(letters, first)))
+        else:
+            x = constrain(table[ids_BT], letters)
+    for rules in others:
+        with placed(mesh, rules):
+            x = constrain(x, letters)
+    return x
 
 
 def _is_explicit(mesh: Mesh) -> bool:

@@ -22,8 +22,16 @@ from s1jax.config import BadInput
 
 AXES = ("data", "fsdp", "context", "tensor")
 PARAM: axes.Rules = {"D": ("fsdp", "context"), "K": "tensor", "F": "tensor", "V": "tensor"}
+# Matrices that end in D lie in parts of F: gathered along their last dimension, all layers would be transposed first.
+PARAM_FD: axes.Rules = {"F": ("tensor", "fsdp", "context")}
 ACTIVATION: axes.Rules = {"B": ("data", "fsdp"), "T": "context", "K": "tensor", "F": "tensor", "V": "tensor"}
 
+# The way of embedded rows from the parts of D that the table lies in to `ACTIVATION`, one mesh axis a time: XLA would
+# make the whole way by copying all of them to every device.
+LOOKUP: tuple[axes.Rules, ...] = (
+    {"B": "data", "V": "tensor", "D": ("fsdp", "context")},
+    {"B": "data", "T": "context", "D": "fsdp"},
+)
 # Of the loss: every device has some ids of all positions, so neither the head nor its gradient is ever whole anywhere.
 LOSS: axes.Rules = {"B": "data", "V": ("tensor", "fsdp", "context")}
 
@@ -107,7 +115,7 @@ def param_sharding(letters: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSha
     """
     if len(letters.replace("L", "")) == 1:
         return NamedSharding(mesh, P())
-    partition = axes.spec(letters, PARAM)
+    partition = axes.spec(letters, PARAM_FD if letters.endswith("FD") else PARAM)
     for letter, size, entry in zip(letters, shape, partition, strict=True):
         ways = math.prod(mesh.shape[axis] for axis in ((entry,) if isinstance(entry, str) else entry or ()))
         if size % ways:

@@ -39,7 +39,7 @@ def test_a_mesh_axis_used_twice_is_refused():
 
 
 def test_rules_speak_of_letters_and_mesh_axes_only():
-    for rules in (mesh.PARAM, mesh.ACTIVATION):
+    for rules in (mesh.PARAM, mesh.PARAM_FD, mesh.ACTIVATION, mesh.LOSS, *mesh.LOOKUP):
         assert set(rules) <= set(axes.ALPHABET)
         for entry in rules.values():
             assert set((entry,) if isinstance(entry, str) else entry) <= set(mesh.AXES)

@@ -56,6 +56,7 @@ def test_parameters_lie_by_their_letters():
     where = {
         ("LDKGH", (3, 8, 2, 3, 4)): P(None, ("fsdp", "context"), "tensor", None, None),
         ("VD", (6, 8)): P("tensor", ("fsdp", "context")),
+        ("LFD", (3, 8, 7)): P(None, ("tensor", "fsdp", "context"), None),
         ("KGH", (2, 3, 4)): P("tensor", None, None),
         ("LD", (3, 7)): P(),
         ("D", (7,)): P(),

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from s1jax.axes import Weight, constrain, einsum, take
+from s1jax.mesh import LOOKUP
 from s1jax.models import layers
 from s1jax.models.config import DecoderConfig
 
@@ -129,7 +130,7 @@ def forward(
       unroll: compile stacked layers one after another: for few small ones, a scan's copies cost more than its program.
     """
     config = model.config
-    x_BTD = take(model.embed.get_value(), tokens_BT, "BTD").astype(dtype)
+    x_BTD = take(model.embed.get_value(), tokens_BT, "BTD", LOOKUP).astype(dtype)
     angles = layers.rotary_angles(positions_BT, config.inverse_frequencies)
 
     def layer(x_BTD: jax.Array, block_and_state: tuple[Block, Any]) -> tuple[jax.Array, Any]:
