@@ -5,10 +5,12 @@ of its own segment up to its own position. A backend that cannot keep segments a
 
 On a mesh whose `context` axis shards T, a kernel still needs whole rows. Where `tensor x context` divides the kv heads,
 heads are exchanged for time (all-to-all): each device then has whole rows of some heads, so the causal half is shared
-evenly. Otherwise keys and values are gathered, which only the XLA backend does.
+evenly. Otherwise keys and values are gathered, which only the XLA backend does, and time is dealt to the devices in
+stripes: a device has a piece of the beginning, of the end and of all between, so that all have as many keys to look at.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +29,7 @@ from s1jax.models.decoder import Attend, DecoderConfig
 from s1jax.models.time import cut_time, join_time, nearest_divisor
 
 SCORES = 1 << 26  # float32 scores that XLA attention holds per device at once
+ROUNDS, ROUND = 8, 128  # XLA attention takes the queries of a row in up to 8 rounds of at least 128 positions
 OUTPUT = "attention"  # name of the output, for policies of recomputation
 ROWS = P(ACTIVATION["B"], None)
 HEADS = P(ACTIVATION["B"], None, ("tensor", "context"))
@@ -40,12 +43,14 @@ class Segments:
       segments_BT: 1, 2, ... for the examples of a row; 0 for padding.
       positions_BT: positions in their segments.
       most, longest: upper bounds on the segments of a row and on a segment's length; static.
+      stripes: in how many time was dealt to the devices of `context` (`in_stripes`); 1 for one piece each.
     """
 
     segments_BT: jax.Array
     positions_BT: jax.Array
     most: int
     longest: int
+    stripes: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +119,26 @@ def exchanges_heads(kv_heads: int, mesh: Mesh) -> bool:
     return kv_heads % (mesh.shape["tensor"] * mesh.shape["context"]) == 0
 
 
+def stripes(backend: str, kv_heads: int, length: int, mesh: Mesh | None) -> int:
+    """In how many stripes rows of `length` are to be dealt to the devices of `context`; 1 leaves them in order."""
+    if mesh is None or mesh.shape["context"] == 1 or backend != "xla" or exchanges_heads(kv_heads, mesh):
+        return 1
+    return _rounds(length // mesh.shape["context"], length)
+
+
+def in_stripes(x_BT: jax.Array, count: int, mesh: Mesh) -> jax.Array:
+    """Positions dealt so that of `count` equal parts of each row every device of `context` has one piece, in turn."""
+    ways = mesh.shape["context"]
+    B, T = x_BT.shape
+    x_BT = _placed(x_BT, mesh, ROWS).reshape(B, count, ways, T // count // ways)
+    return constrain(jnp.swapaxes(x_BT, 1, 2).reshape(B, T), "BT")
+
+
+def _rounds(divided: int, length: int) -> int:
+    """Into how many rounds `length` queries are cut; a divisor of `divided`."""
+    return nearest_divisor(divided, min(ROUNDS, max(1, length // ROUND)))
+
+
 def segmented(backend: str, rows: Segments, mesh: Mesh | None = None) -> Attend:
     """The attention of a batch for `decoder.forward`.
 
@@ -146,30 +171,51 @@ def _on_mesh(kernel: Callable, q: jax.Array, k: jax.Array, v: jax.Array, rows: S
 
 
 def _xla(q_BTKGH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, rows: Segments, mesh: Mesh | None) -> jax.Array:
-    """Exact in float32; queries in chunks, recomputed in the backward pass, where T x S scores would be too many."""
-    B, T, K, G, _ = q_BTKGH.shape
+    """Exact in float32. Queries in rounds, each with the keys up to its end alone, which nearly halves the work."""
+    T, K = q_BTKGH.shape[1:3]
     is_exchanged = mesh is None or exchanges_heads(K, mesh)
     ways = 1 if mesh is None or is_exchanged else mesh.shape["context"]
-    segments_BS, positions_BS = _placed(rows.segments_BT, mesh, ROWS), _placed(rows.positions_BT, mesh, ROWS)
+    rounds = _rounds(T, T) if ways == 1 else rows.stripes
+    held = (rows.segments_BT, rows.positions_BT)
     keys = HEADS if is_exchanged else P(ACTIVATION["B"], None, "tensor")
-    k_BSKH, v_BSKH = _placed(k_BTKH, mesh, keys), _placed(v_BTKH, mesh, keys)
+    k_BSKH, v_BSKH = (_in_order(_placed(x, mesh, keys), rounds, ways) for x in (k_BTKH, v_BTKH))
+    segments_BS, positions_BS = (_in_order(_placed(x, mesh, ROWS), rounds, ways) for x in held)
     if is_exchanged:
-        q_BTKGH, queries = _placed(q_BTKGH, mesh, HEADS), (segments_BS, positions_BS)
-    else:
-        queries = (rows.segments_BT, rows.positions_BT)
+        q_BTKGH, held = _placed(q_BTKGH, mesh, HEADS), (segments_BS, positions_BS)
+    parts = zip(*(cut_time(x, T // ways // rounds, ways) for x in (q_BTKGH, *held)), strict=True)
+    out = []
+    for number, queries in enumerate(parts, 1):
+        seen = slice(0, number * T // rounds)
+        of = functools.partial(
+            _of_queries, (k_BSKH[:, seen], v_BSKH[:, seen], segments_BS[:, seen], positions_BS[:, seen])
+        )
+        out.append(_in_chunks(of, queries, number * T // rounds, ways, 1 if mesh is None else mesh.size))
+    return constrain(join_time(jnp.stack(out), ways) if rounds > 1 else out[0], "BTKGH")
 
-    def of(q_BCKGH: jax.Array, segments_BC: jax.Array, positions_BC: jax.Array) -> jax.Array:
-        mask_BCS = visible(segments_BC, positions_BC, segments_BS, positions_BS)
-        return dot_attention(q_BCKGH, k_BSKH, v_BSKH, mask_BCS)
 
-    devices = 1 if mesh is None else mesh.size
-    most = max(1, SCORES * devices // (B * K * G * T))
-    chunk = nearest_divisor(T // ways, max(1, most // ways))
-    if chunk == T // ways:
-        return constrain(of(q_BTKGH, *queries), "BTKGH")
-    parts = tuple(cut_time(x, chunk, ways) for x in (q_BTKGH, *queries))
-    out = jax.lax.map(jax.checkpoint(lambda part: of(*part)), parts)
-    return constrain(join_time(out, ways), "BTKGH")
+def _of_queries(keys: tuple[jax.Array, ...], queries: tuple[jax.Array, ...]) -> jax.Array:
+    k_BSKH, v_BSKH, segments_BS, positions_BS = keys
+    q_BCKGH, segments_BC, positions_BC = queries
+    return dot_attention(q_BCKGH, k_BSKH, v_BSKH, visible(segments_BC, positions_BC, segments_BS, positions_BS))
+
+
+def _in_chunks(of: Callable, queries: tuple[jax.Array, ...], keys: int, ways: int, devices: int) -> jax.Array:
+    """`of(queries)`; piece by piece, recomputed in the backward pass, where the scores would be too many."""
+    B, C, K, G, _ = queries[0].shape
+    most = max(1, SCORES * devices // (B * K * G * keys))
+    chunk = nearest_divisor(C // ways, max(1, most // ways))
+    if chunk == C // ways:
+        return of(queries)
+    parts = tuple(cut_time(x, chunk, ways) for x in queries)
+    return join_time(jax.lax.map(jax.checkpoint(of), parts), ways)
+
+
+def _in_order(x: jax.Array, stripes: int, ways: int) -> jax.Array:
+    """Whole rows that were dealt in stripes, in the order of time again."""
+    if ways == 1 or stripes == 1:
+        return x
+    parts = cut_time(x, x.shape[1] // ways // stripes, ways)
+    return jnp.moveaxis(parts, 0, 1).reshape(x.shape)
 
 
 def dot_attention(q_BTKGH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array) -> jax.Array:

@@ -100,7 +100,10 @@ def loss_of(
 ) -> jax.Array:
     """The weighted loss of rows `[B, T]`, by what is trained and the base of adapters."""
     model: Any = trained if recipe.lora is None else lora.apply(base, trained, recipe.lora)  # pyright: ignore
-    rows = attention.Segments(batch.segments, batch.positions, recipe.most, recipe.longest)
+    stripes = attention.stripes(recipe.attention, model.config.K, batch.tokens.shape[1], mesh)
+    if mesh is not None and stripes > 1:
+        batch = jax.tree.map(lambda x: attention.in_stripes(x, stripes, mesh), batch)
+    rows = attention.Segments(batch.segments, batch.positions, recipe.most, recipe.longest, stripes)
     dtype, remat = jnp.dtype(recipe.dtype), REMAT[recipe.remat]
     attend = attention.segmented(recipe.attention, rows, mesh)
     unroll = model.config.L <= UNROLLED and remat is None
