@@ -4,17 +4,22 @@ import dataclasses
 import json
 import pathlib
 import subprocess
+import sys
+import types
 
 import pytest
 import yaml
 from train_run_cases import SIZES, make_world, run_config
 
 from s1jax import hosts
+from s1jax.__main__ import load_config
 from s1jax.config import BadInput
 from s1jax.hosts import EXPLICIT, launcher
 from s1jax.mesh import slice_sizes
 from s1jax.train.data import DataConfig
-from s1jax.train.log import LogConfig, line, open_log
+from s1jax.train.log import LogConfig, check, line, open_log
+from s1jax.train.optimizer import OptimizerConfig
+from s1jax.train.plan import steps_per_epoch
 from s1jax.train.run import RandomModel, SaveConfig, run
 
 
@@ -73,6 +78,40 @@ def test_tensorboard_holds_the_metrics_again(tmp_path):
         at += 16 + size
     assert values == [(1, "loss", 2.5), (2, "loss", 1.25)]
     assert [json.loads(row)["step"] for row in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_wandb_gets_every_step_of_a_run_that_goes_on(tmp_path, monkeypatch):
+    """A module in its place: what would be sent, and that both starts are one run there."""
+    calls = []
+
+    class Run:
+        def log(self, record, step):
+            calls.append((step, record["loss"]))
+
+        def finish(self):
+            calls.append("finished")
+
+    def init(**options):
+        calls.append((options["project"], options["id"], options["resume"]))
+        return Run()
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, __spec__=object()))
+    config = LogConfig(tensorboard=False, wandb="mine")
+    check(config)
+    for first in (1, 3):
+        log = open_log(config, tmp_path, step=first - 1, steps=4, progress=lambda record: None, quiet=False)
+        for step in (first, first + 1):
+            log.write({"step": step, "loss": 1.0 / step}, seconds_left=0.0)
+        log.close()
+    begun = calls[0]
+    assert begun[0] == "mine" and begun[2] == "allow"
+    assert calls == [begun, (1, 1.0), (2, 0.5), "finished", begun, (3, 1 / 3), (4, 0.25), "finished"]
+    other = tmp_path / "other" / tmp_path.name
+    other.mkdir(parents=True)
+    open_log(config, other, step=0, steps=1, progress=lambda record: None, quiet=False).close()
+    assert calls[-2][1] != begun[1]  # a folder of the same name elsewhere is another run
+    open_log(config, tmp_path, step=0, steps=1, progress=None, quiet=True).close()
+    assert calls[-1] == "finished" and len(calls) == 10  # other hosts say nothing
 
 
 # ---- several hosts
@@ -136,3 +175,15 @@ def test_launch_examples_are_what_their_launchers_read():
     name = job["metadata"]["name"]
     assert given["JAX_COORDINATOR_ADDRESS"].startswith(f"{name}-0.{template['subdomain']}:")
     assert service["metadata"]["name"] == template["subdomain"] and service["spec"]["selector"] == {"job-name": name}
+
+
+@pytest.mark.parametrize(("name", "rows", "block"), [("s1_32b", "s1K", 32768), ("s1_1_32b", "s1K-1.1", 20000)])
+def test_the_papers_recipes(name, rows, block):
+    """Every setting of simplescaling/s1@77272c6 train/sft.sh, and the libraries' defaults beneath it."""
+    folder = pathlib.Path(__file__).parent.parent / "configs"
+    recipe = load_config("train", str(folder / f"{name}.yaml"), [])
+    assert (recipe.model, recipe.data.rows) == ("Qwen/Qwen2.5-32B-Instruct", f"simplescaling/{rows}")
+    assert (recipe.data.block, recipe.epochs, recipe.steps, recipe.global_batch) == (block, 5, None, 16)
+    assert recipe.optimizer == OptimizerConfig(1e-5, 0.05, None, 0.0, 0.9, 0.95, 1e-8, 1e-4, 1.0, "float32", "float32")
+    assert (recipe.loss.norm, recipe.dtype, recipe.lora, recipe.seed) == ("example", "bfloat16", None, 42)
+    assert recipe.epochs * steps_per_epoch(1000, recipe.global_batch) == 315
