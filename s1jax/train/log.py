@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import os
@@ -93,7 +94,8 @@ class WeightsAndBiases:
     def __init__(self, project: str, out: pathlib.Path) -> None:
         import wandb  # pyright: ignore[reportMissingImports]
 
-        self._run = wandb.init(project=project, dir=str(out), id=out.name, resume="allow")
+        id = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]  # a run that goes on is the same run there
+        self._run = wandb.init(project=project, dir=str(out), name=out.name, id=id, resume="allow")
 
     def write(self, record: Record) -> None:
         """The record at its step."""

@@ -74,10 +74,11 @@ class Loop:
 
 @dataclasses.dataclass(frozen=True)
 class Dispatched:
-    """A step on its way: its number from 1, its batch, and its metrics, still on the devices."""
+    """A step on its way: its number from 1, its batch, the seconds waited for it, and metrics still on the devices."""
 
     step: int
     batch: HostBatch
+    waited: float
     metrics: Metrics
 
 
@@ -118,7 +119,7 @@ def train(loop: Loop, state: TrainState, start: int) -> TrainState:
     batches = prefetched(loop.plan, start, own)
     for number in range(start + 1, loop.plan.steps + 1):
         with _profiled(loop, number):
-            state, now = _dispatch(loop, state, number, next(batches), shapes)
+            state, now = _dispatch(loop, state, number, batches, shapes)
             if before is not None:
                 _report(loop, before, clock)
             before = now
@@ -138,14 +139,17 @@ def train(loop: Loop, state: TrainState, start: int) -> TrainState:
 
 
 def _dispatch(
-    loop: Loop, state: TrainState, number: int, batch: HostBatch, shapes: set[tuple[int, ...]]
+    loop: Loop, state: TrainState, number: int, batches: Iterator[HostBatch], shapes: set[tuple[int, ...]]
 ) -> tuple[TrainState, Dispatched]:
+    begun = time.perf_counter()
+    batch = next(batches)
+    waited = time.perf_counter() - begun
     shape = batch.arrays.tokens.shape
     if shape not in shapes:
         shapes.add(shape)
         loop.say(f"compiling the step for {shape[0]} rows of {shape[1]} ids (usually 90 s for a large model) ...")
     state, metrics = loop.step(state, place_batch(batch.arrays, shape[0] // loop.rows_at_once, loop.sharding))
-    return state, Dispatched(number, batch, metrics)
+    return state, Dispatched(number, batch, waited, metrics)
 
 
 def _report(loop: Loop, done: Dispatched, clock: Clock) -> None:
@@ -161,6 +165,7 @@ def _report(loop: Loop, done: Dispatched, clock: Clock) -> None:
         "tokens": done.batch.tokens,
         "tokens_per_second": sum(done.batch.lengths) / seconds,
         "mfu": None if loop.peak is None else flops / seconds / loop.peak,
+        "data_seconds": done.waited,
     }
     if not (math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])):
         _fail(loop, record, done.batch.ids)
