@@ -10,7 +10,9 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from curation.decontaminate import Against, DecontaminateConfig
 from curation.run import CurateRun, run
 from curation.sources import SourceConfig
+from s1jax.config import BadInput
 from s1jax.quickstart import task
+from s1jax.quickstart.recipe import Words
 from s1jax.records import Question, read_jsonl, write_jsonl
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -82,6 +84,11 @@ def test_no_training_question_is_held_out(held_out):
     assert not kept & {question.text for question in training}
     assert all(task.is_held_out(text) for text in kept)
     assert not any(task.is_held_out(question.text) for question in training)
+
+
+def test_more_questions_than_there_are_is_an_error():
+    with pytest.raises(BadInput, match="of 1000 questions asked for, only .* can be found; ask for fewer"):
+        task.questions(0, 1000, words=Words(shortest=6, longest=6, doubled=(0.0, 0.0, 0.0, 1.0)))
 
 
 def test_split_is_by_the_text():

@@ -18,12 +18,14 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from s1jax.config import BadInput
 from s1jax.quickstart.recipe import RECIPE, Junk, Teacher, Words
 from s1jax.records import Question, question_id
 
 TARGET = "r"
 OTHERS = "aspbeytw"  # with `r` the letters of raspberry and strawberry
 ASK = f"How many {TARGET} in"
+MISSES = 10_000  # draws in a row without a new question, after which there are none
 
 
 def ask(word: str) -> str:
@@ -45,14 +47,22 @@ def questions(seed: int, count: int, *, held_out: bool = False, words: Words = R
     """`count` different questions of one side of the split; a function of the arguments alone.
 
     Two seeds may give the same question; the two sides never do. `answer` is the true count, `domain` the length.
+
+    Raises:
+      BadInput: there are not so many.
     """
     rng = random.Random(f"questions {seed}")
     found: dict[str, Question] = {}
+    misses = 0
     while len(found) < count:
         word = _draw_word(rng, words)
         text = ask(word)
-        if text not in found and is_held_out(text) == held_out:
+        is_new = text not in found and is_held_out(text) == held_out
+        misses = 0 if is_new else misses + 1
+        if is_new:
             found[text] = question_about(word)
+        elif misses > MISSES:
+            raise BadInput(f"of {count} questions asked for, only {len(found)} can be found; ask for fewer")
     return list(found.values())
 
 
