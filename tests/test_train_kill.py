@@ -24,14 +24,16 @@ def left(out):
     return metrics(out), {name: np.asarray(x).tobytes() for name, x in model.items()}
 
 
-def kill(process, out, moment, rng):
+def kill(config, world, moment, rng):
     """SIGKILL while a checkpoint is being written, or some time after the start or after a step.
 
     Returns: what was killed, in words; None when the process had ended before.
     """
-    ahead = steps_written(out) + int(rng.integers(1, 9))
+    out = config.out
+    ahead, before = steps_written(out) + int(rng.integers(1, 9)), unfinished_saves(out)
+    process = start(config, world)
     if moment == "save":
-        wait_until(process, lambda: unfinished_saves(out))
+        wait_until(process, lambda: unfinished_saves(out) - before)
     elif moment == "step":
         wait_until(process, lambda: steps_written(out) >= ahead)
         time.sleep(rng.uniform(0, 0.1))
@@ -40,8 +42,8 @@ def kill(process, out, moment, rng):
     was_running = process.poll() is None
     process.kill()
     process.communicate()
-    unfinished = unfinished_saves(out)
-    return f"step {steps_written(out)}" + (f", saving {unfinished[0]}" if unfinished else "") if was_running else None
+    saving = "".join(f", saving {name}" for name, _ in unfinished_saves(out) - before)
+    return f"after step {steps_written(out)}{saving}" if was_running else None
 
 
 def test_killed_anywhere_it_goes_on_bit_by_bit(tmp_path):
@@ -55,7 +57,7 @@ def test_killed_anywhere_it_goes_on_bit_by_bit(tmp_path):
     disturbed = dataclasses.replace(config, out=str(world / "disturbed0"))
     while kills < KILLS:
         moment = "save" if not in_a_save else str(rng.choice(["start", "step", "step", "save"]))
-        where = kill(start(disturbed, world), disturbed.out, moment, rng)
+        where = kill(disturbed, world, moment, rng)
         if where is None:  # it came to its end: the next kill needs a run of its own
             assert left(disturbed.out) == undisturbed, f"seed of the kills: {seed}"
             runs += 1

@@ -1,5 +1,6 @@
 """What the tests of whole runs share: a small world of data, and a run in it."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -125,6 +126,10 @@ def steps_written(out):
 
 
 def unfinished_saves(out):
-    """Folders of checkpoints that have no manifest yet."""
-    folders = (pathlib.Path(out) / "checkpoints").glob("[0-9]*[0-9]")
-    return [folder.name for folder in folders if not (folder / "manifest.json").exists()]
+    """Folders of checkpoints that have no manifest yet, by name and inode (one left by a kill is written anew)."""
+    found = set()
+    for folder in (pathlib.Path(out) / "checkpoints").glob("[0-9]*[0-9]"):
+        with contextlib.suppress(FileNotFoundError):  # moved aside meanwhile
+            if not (folder / "manifest.json").exists():
+                found.add((folder.name, folder.stat().st_ino))
+    return found
