@@ -73,9 +73,8 @@ def decode_window(model: Model, control: Control, state: EngineState, *, shape: 
         return state, low_B, n_steps + jnp.sum(active_B)
 
     carry: Carry = (state, state.row.length_B, jnp.int32(0))
-    any_active = jnp.any(is_active(state.row, shape))
-    carry = jax.lax.cond(any_active, lambda x: jax.lax.fori_loop(0, shape.window, body, x), lambda x: x, carry)
-    state, low_B, n_steps = carry
+    # A branch around the loop for when no row runs would cost a copy of the cache, on several GPUs in every window.
+    state, low_B, n_steps = jax.lax.fori_loop(0, shape.window, body, carry)
     return settle(state), _report(state.row, low_B, n_steps, shape.window)
 
 

@@ -1,6 +1,7 @@
 """A model's weights as decoding wants them: layers apart, in the type asked for."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +26,16 @@ def prepare(model: Decoder | Unstacked, dtype: str, mesh: Mesh | None) -> Unstac
     """
     if isinstance(model, Decoder):
         model = unstack(model)
-    names = letters(model)
+    names: Any = letters(model)
     if mesh is None or mesh.size == 1:
-        model = jax.device_put(model, jax.local_devices()[0] if mesh is None else mesh.devices.item())
+        placed: Any = jax.device_put(model, jax.local_devices()[0] if mesh is None else mesh.devices.item())
     else:
-        model = jax.tree.map(lambda x, name: jax.device_put(x, param_sharding(name, x.shape, mesh)), model, names)
+        placed = jax.tree.map(lambda x, name: jax.device_put(x, param_sharding(name, x.shape, mesh)), model, names)
+    return typed(placed, names, dtype)
+
+
+def typed(model: Unstacked, names: Any, dtype: str) -> Unstacked:
+    """The weights in `dtype`; `names` are the letters of each (`s1jax.models.decoder.letters`)."""
     if dtype == "int8":
         return jax.tree.map(lambda x, name: _quantize(x, name) if name in CONTRACTED else x, model, names)
     return jax.tree.map(lambda x: x.astype(dtype), model)

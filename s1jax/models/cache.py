@@ -76,24 +76,33 @@ def write(layer: Layer, k_BKH: jax.Array, v_BKH: jax.Array, position_B: jax.Arra
         rows, _, length, _ = slots.k_BKSH.shape
         part = slice(begin, begin + rows)
         new = pack(k_BKH[part, :, None], v_BKH[part, :, None], slots.k_BKSH.dtype)
-        row_B = jnp.arange(rows)
         at_B = jnp.where(active_B[part], position_B[part], length)  # beyond the end: dropped
+        # XLA rewrites a scatter of one row as a slice that is read, chosen and written, and on a CPU copies the cache.
+        at_B, times = (jnp.append(at_B, length), 2) if rows == 1 else (at_B, 1)
+        row_B = jnp.arange(rows).repeat(times)
 
         def put(old: jax.Array, x: jax.Array, row_B: jax.Array = row_B, at_B: jax.Array = at_B) -> jax.Array:
-            return _float(_bits(old).at[row_B, :, at_B].set(_bits(x)[:, :, 0], mode="drop"), old.dtype)
+            return _scatter(old, x[:, :, 0].repeat(len(at_B) // len(x), axis=0), row_B, at_B)
 
         written.append(place(jax.tree.map(put, slots, new)))
         begin += rows
     return tuple(written)
 
 
-def _bits(x: jax.Array) -> jax.Array:
-    """bfloat16 as integers: XLA scatters into bfloat16 on a CPU by way of a float32 copy of all of it."""
-    return jax.lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
+def _scatter(old: jax.Array, new: jax.Array, row_B: jax.Array, at_B: jax.Array) -> jax.Array:
+    """`old` with `new` at these rows and positions. XLA scatters into bfloat16 on a CPU by way of float32 copies."""
 
+    def plain(old: jax.Array, new: jax.Array) -> jax.Array:
+        head_K = jnp.arange(old.shape[1])
+        return old.at[row_B[:, None], head_K, at_B[:, None]].set(new, mode="drop")
 
-def _float(bits: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    return jax.lax.bitcast_convert_type(bits, dtype) if dtype == jnp.bfloat16 else bits
+    def as_bits(old: jax.Array, new: jax.Array) -> jax.Array:
+        old, new = (jax.lax.bitcast_convert_type(x, jnp.uint16) for x in (old, new))
+        return jax.lax.bitcast_convert_type(plain(old, new), jnp.bfloat16)
+
+    if old.dtype != jnp.bfloat16:
+        return plain(old, new)
+    return jax.lax.platform_dependent(old, new, cpu=as_bits, default=plain)
 
 
 def attend(layer: Layer, q_BKGH: jax.Array, position_B: jax.Array) -> jax.Array:

@@ -79,20 +79,26 @@ class Compiled:
     host: int
 
 
-def measure(lowered: Any, topology: Topology, *, triton: bool) -> Compiled:
-    """Compile and read the bytes off.
+def compile(lowered: Any, topology: Topology, *, triton: bool) -> Any:
+    """The program for the topology.
 
     Args:
       triton: let Triton make products: it fuses the conversion of int8 weights, which else stand there once more.
-
-    A TPU's compiler refuses what is larger than the chip and says how large it is; that is what is returned then.
     """
     options: dict[str, Any] = {}
     if topology.chip.platform == "gpu":
         options = {**GPU_OPTIONS, "xla_gpu_enable_triton_gemm": triton}
+    with _uncached():
+        return lowered.compile(options)
+
+
+def measure(lowered: Any, topology: Topology, *, triton: bool) -> Compiled:
+    """Compile (see `compile`) and read the bytes off.
+
+    A TPU's compiler refuses what is larger than the chip and says how large it is; that is what is returned then.
+    """
     try:
-        with _uncached():
-            stats = lowered.compile(options).memory_analysis()
+        stats = compile(lowered, topology, triton=triton).memory_analysis()
     except JaxRuntimeError as error:
         found = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", str(error))
         if found is None:

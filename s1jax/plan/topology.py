@@ -119,6 +119,8 @@ def _tpus(name: str) -> tuple[Any, ...]:
     # Without these libtpu asks the cloud's metadata server what machine this is, and says on stderr that none answers.
     for key, value in (("SKIP_MDS_QUERY", "1"), ("ACCELERATOR_TYPE", "v5p-8"), ("WORKER_HOSTNAMES", "localhost")):
         os.environ.setdefault(f"TPU_{key}", value)
+    # A second process that compiles would be refused as if both wanted the one device of the machine.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
         return tuple(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
     except (RuntimeError, ValueError) as error:
