@@ -102,6 +102,27 @@ def test_filled_rows_hold_each_pair_once_with_its_weight():
     assert not arrays.weights[arrays.segments == 0].any()
 
 
+def test_what_reaches_the_head_is_all_that_has_a_weight():
+    """Prompts of a half: as many positions as the fullest row of any step has in the loss, rounded up; none lost."""
+    rng = np.random.default_rng(2)
+    examples = [Row(f"r{i}", tuple(range(2 * n)), n) for i, n in enumerate(rng.integers(8, 40, 60).tolist())]
+    options = {"batch": 6, "steps": 10, "seed": 0, "norm": "example"}
+    plan = make_plan(examples, PackingConfig(rows=2, multiple=8), **options, **ONE_ROW)
+    assert all(kept is not None and kept < 0.7 * length for kept, length in zip(plan.kept, plan.lengths, strict=True))
+    fullest = dict.fromkeys(plan.lengths, 0)
+    for step in range(plan.steps):
+        arrays = plan.at(step).arrays
+        assert arrays.kept is not None
+        at_kept = np.take_along_axis(arrays.weights, arrays.kept, axis=1)
+        np.testing.assert_array_equal(np.sort(at_kept[at_kept > 0]), np.sort(arrays.weights[arrays.weights > 0]))
+        assert all(len(set(row)) == len(row) for row in arrays.kept.tolist())
+        length = arrays.tokens.shape[1]
+        fullest[length] = max(fullest[length], int((arrays.weights > 0).sum(1).max()))
+    assert tuple(-(-count // 8) * 8 for count in fullest.values()) == plan.kept
+    whole = make_plan(examples, PackingConfig(rows=2, multiple=8), **options, **{**ONE_ROW, "length_multiple": 2})
+    assert set(whole.kept) == {None} and whole.at(0).arrays.kept is None
+
+
 def test_token_norm_weighs_all_tokens_alike():
     weights = loss_weights(rows_of([9, 4]), "token")
     assert weights == [1 / 11, 1 / 11]  # 7 + 4 loss tokens

@@ -73,6 +73,8 @@ def plain_few_heads():
 
 
 CHUNKED = dataclasses.replace(RECIPE, loss=LossConfig(chunk=16))
+WEIGHED = int((ROWS.weights > 0).sum(1).max())
+DROPPED = dataclasses.replace(ROWS, kept=np.argsort(ROWS.weights == 0, axis=1, kind="stable")[:, :WEIGHED])
 
 
 @pytest.mark.parametrize(
@@ -81,6 +83,8 @@ CHUNKED = dataclasses.replace(RECIPE, loss=LossConfig(chunk=16))
         {"micro_batches": 4},
         {"arrays": unpacked(GROUP, 32), "micro_batches": 2, "recipe": dataclasses.replace(CHUNKED, remat="full")},
         {"mesh": MeshConfig(data=8, fsdp=1)},
+        {"arrays": DROPPED, "micro_batches": 2, "recipe": CHUNKED},
+        {"arrays": DROPPED, "mesh": MeshConfig(data=2, fsdp=2, tensor=2), "recipe": CHUNKED},
         {"recipe": dataclasses.replace(RECIPE, remat="dots")},
         {"recipe": dataclasses.replace(RECIPE, remat="attention")},
         {"recipe": dataclasses.replace(RECIPE, remat="offload", offload_optimizer=True)},
@@ -91,6 +95,8 @@ CHUNKED = dataclasses.replace(RECIPE, loss=LossConfig(chunk=16))
         "accumulated",
         "unpacked, chunked, remat",
         "data",
+        "masked positions dropped",
+        "masked positions dropped on a mesh",
         "dots",
         "attention",
         "offload",
@@ -127,6 +133,16 @@ def test_each_policy_keeps_what_it_says():
     assert (WIDE.L, rows_, length, WIDE.D) in kept("full")
     programs = {remat: str(jax.make_jaxpr(jax.grad(loss(remat)))(decoder)) for remat in ("full", "offload")}
     assert "MemorySpace.Host" in programs["offload"] and "MemorySpace.Host" not in programs["full"]
+
+
+def test_masked_positions_do_not_reach_the_head():
+    """Logits are made of as many positions as weigh in the loss, not of as many as the row has."""
+    decoder = jax.eval_shape(lambda: model(dataclasses.replace(WIDE, V=80)))
+    for arrays, positions in ((ROWS, 64), (DROPPED, WEIGHED)):
+        batch = jax.tree.map(lambda x: x[0], place_batch(arrays, 1, batch_sharding(one_device())))
+        program = str(jax.make_jaxpr(lambda m, batch=batch: loss_of(m, batch, RECIPE))(decoder))
+        assert f"f32[8,{positions},80]" in program
+        assert ("f32[8,64,80]" in program) == (arrays is ROWS)
 
 
 def test_validation_is_the_loss_without_an_update(plain):

@@ -80,7 +80,8 @@ def plan_train(
 
 def _batch(mesh: Mesh, micro_batches: int, rows: int, length: int) -> Batch:
     sharding = batch_sharding(mesh)
-    types = {field.name: jnp.int32 for field in dataclasses.fields(Batch)} | {"weights": jnp.float32}
+    names = [field.name for field in dataclasses.fields(Batch) if field.name != "kept"]  # the dearest: all are kept
+    types = dict.fromkeys(names, jnp.int32) | {"weights": jnp.float32}
     shape = (micro_batches, rows, length)
     arrays: Any = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in types.items()}
     return Batch(**arrays)

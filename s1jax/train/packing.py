@@ -40,6 +40,7 @@ class Packed:
       positions: int32, from 0 in each example.
       segments: int32, 1, 2, ... for the examples of a row, 0 where there is none.
       weights: float32, the weight of a target in the loss; 0 on prompts and padding.
+      kept: int32 `[B, M]`, the positions that reach the head, all that have a weight among them; None for all of T.
     """
 
     tokens: np.ndarray
@@ -47,6 +48,7 @@ class Packed:
     positions: np.ndarray
     segments: np.ndarray
     weights: np.ndarray
+    kept: np.ndarray | None = None
 
 
 def longest_first(lengths: Sequence[int], rows: int) -> list[list[int]]:
@@ -137,6 +139,7 @@ def fill(
     length: int,
     weights: Sequence[float],
     own: Container[int] | None = None,
+    kept: int | None = None,
 ) -> Packed:
     """The arrays of rows of `length` positions; an example of n ids takes n - 1 (its last id has no target).
 
@@ -145,6 +148,7 @@ def fill(
       packed: for each row, the indices of its examples.
       weights: for each example, the weight of one of its loss tokens.
       own: rows to fill; the ids of others are not read and their arrays stay zero. None for all.
+      kept: how many positions of a row reach the head, at least those that have a weight; None for all.
     """
     shape = (len(packed), length)
     tokens, targets, positions, segments = (np.zeros(shape, np.int32) for _ in range(4))
@@ -163,7 +167,8 @@ def fill(
             segments[row, at] = segment
             weight[row, start + example.prompt_length - 1 : start + n] = weights[index]
             start += n
-    return Packed(tokens, targets, positions, segments, weight)
+    order = None if kept is None else np.argsort(weight == 0, axis=1, kind="stable")[:, :kept].astype(np.int32)
+    return Packed(tokens, targets, positions, segments, weight, order)
 
 
 def loss_weights(examples: Sequence[Row], norm: str) -> list[float]:

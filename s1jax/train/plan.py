@@ -74,6 +74,7 @@ class Plan:
       norm: of the loss, `example` or `token`.
       rows: rows of a step.
       lengths: row lengths in use, ascending.
+      kept: for each of them how many positions reach the head, None for all: masked ones are dropped before it.
       is_packed: several examples a row.
       fill: share of all positions that hold an example.
       most: examples in a row at most.
@@ -87,6 +88,7 @@ class Plan:
     norm: str
     rows: int
     lengths: tuple[int, ...]
+    kept: tuple[int | None, ...]
     is_packed: bool
     fill: float
     most: int
@@ -98,8 +100,9 @@ class Plan:
         examples = [self.examples[index] for index in indices]
         lengths = [len(row.ids) - 1 for row in examples]
         packed = _deal(lengths, self.rows, self.is_packed)
-        length = self.lengths[int(np.searchsorted(self.lengths, _longest(lengths, packed)))]
-        arrays = fill(examples, packed, length, loss_weights(examples, self.norm), own)
+        fitted = int(np.searchsorted(self.lengths, _longest(lengths, packed)))
+        weights = loss_weights(examples, self.norm)
+        arrays = fill(examples, packed, self.lengths[fitted], weights, own, self.kept[fitted])
         tokens = sum(len(row.ids) - row.prompt_length for row in examples)
         return HostBatch(arrays, tuple(row.id for row in examples), tokens, tuple(lengths))
 
@@ -145,7 +148,14 @@ def make_plan(
             f"more rows (a multiple of {row_multiple}) or a longer block"
         )
     fitted = choose_lengths(needed, packing)
-    positions = rows * np.asarray(fitted)[np.searchsorted(fitted, needed)].sum()
+    chosen = np.searchsorted(fitted, needed)
+    positions = rows * np.asarray(fitted)[chosen].sum()
+    in_loss = np.array([len(row.ids) - row.prompt_length for row in examples])
+    weighed = [
+        _longest(in_loss[indices_at(step, len(examples), batch, seed)].tolist(), packed)
+        for step, packed in enumerate(packings)
+    ]
+    most_weighed = [max(n for n, at in zip(weighed, chosen, strict=True) if at == i) for i in range(len(fitted))]
     return Plan(
         examples=tuple(examples),
         batch=batch,
@@ -154,11 +164,21 @@ def make_plan(
         norm=norm,
         rows=rows,
         lengths=fitted,
+        kept=tuple(_kept(*pair, packing.multiple, length_multiple) for pair in zip(most_weighed, fitted, strict=True)),
         is_packed=packing.enabled,
         fill=float(sum(map(sum, of)) / positions),
         most=max(len(row) for packed in packings for row in packed),
         longest=int(lengths.max()),
     )
+
+
+def _kept(weighed: int, length: int, multiple: int, ways: int) -> int | None:
+    """Positions to keep before the head, where that drops a tenth of them or more.
+
+    Not where a row is cut over `ways` devices: a device whose part has no prompt could drop nothing.
+    """
+    kept = -(-weighed // multiple) * multiple
+    return kept if ways == 1 and kept <= 0.9 * length else None
 
 
 def _deal(lengths: Sequence[int], rows: int, is_packed: bool) -> list[list[int]]:

@@ -52,6 +52,7 @@ class Batch:
     positions: jax.Array
     segments: jax.Array
     weights: jax.Array
+    kept: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -108,7 +109,11 @@ def loss_of(
     attend = attention.segmented(recipe.attention, rows, mesh)
     unroll = model.config.L <= UNROLLED and remat is None
     x_BTD, _ = forward(model, batch.tokens, batch.positions, attend, dtype=dtype, remat=remat, unroll=unroll)
-    return weighted_loss(model, x_BTD, batch.targets, batch.weights, chunk=recipe.loss.chunk, mesh=mesh)
+    targets, weights = batch.targets, batch.weights
+    if batch.kept is not None:
+        x_BTD = jnp.take_along_axis(x_BTD, batch.kept[..., None], axis=1)
+        targets, weights = (jnp.take_along_axis(x, batch.kept, axis=1) for x in (targets, weights))
+    return weighted_loss(model, x_BTD, targets, weights, chunk=recipe.loss.chunk, mesh=mesh)
 
 
 def gradients(
@@ -228,7 +233,9 @@ def own_rows(rows: int, micro_batches: int, sharding: NamedSharding) -> frozense
 def place_batch(rows: Packed, micro_batches: int, sharding: NamedSharding) -> Batch:
     """Rows `[N, T]` as a global `Batch`. A process needs only its `own_rows` filled; each device takes its part."""
 
-    def place(array: np.ndarray) -> Any:
+    def place(array: np.ndarray | None) -> Any:
+        if array is None:
+            return None
         array = array.reshape(micro_batches, -1, array.shape[-1])
         if jax.process_count() == 1:
             return array
