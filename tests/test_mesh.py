@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 from s1jax import axes, mesh
 from s1jax.config import BadInput
 from s1jax.mesh import MeshConfig, make_mesh
+from s1jax.models import decoder
 
 
 @pytest.mark.parametrize(
@@ -91,3 +92,23 @@ def test_use_ends_with_its_block_even_after_an_error():
         assert axes.constrain(x_BT, "BT").sharding.mesh.shape["fsdp"] == 8
         raise RuntimeError("stop")
     assert axes.constrain(x_BT, "BT") is x_BT
+
+
+@pytest.mark.parametrize("sizes", [(1, 16, 1, 1), (1, 4, 4, 1), (2, 2, 2, 2)], ids=str)
+def test_nothing_above_a_megabyte_is_replicated(sizes):
+    """The real 32B: of a layer's tensors, all that are larger lie in as many parts as fsdp x context has devices."""
+    config = decoder.DecoderConfig(
+        "qwen2", D=5120, K=8, G=5, H=128, F=27648, V=152064, L=64, rope_theta=1e6, qkv_bias=True
+    )
+    made = jax.sharding.AbstractMesh(sizes, mesh.AXES, axis_types=(AxisType.Auto,) * 4)
+    model = decoder.abstract(config)
+    small, large = set(), set()
+    for (name, x), text in zip(decoder.named(model).items(), jax.tree.leaves(decoder.letters(model)), strict=True):
+        shard = mesh.param_sharding(text, x.shape, made).shard_shape(x.shape)  # pyright: ignore
+        layers = x.shape[0] if text.startswith("L") else 1
+        if 4 * np.prod(x.shape) / layers > 2**20:
+            assert np.prod(x.shape) // np.prod(shard) >= sizes[1] * sizes[2], name
+            large.add(name)
+        else:
+            small.add(name)
+    assert len(large) == 9 and len(small) == 6, "seven matrices, embedding and head; norms and biases"
