@@ -41,6 +41,9 @@ def test_the_s1_preset_in_ids_of_the_real_tokenizer(qwen):
 
 def test_headers(qwen):
     assert header_ids(ControlConfig(thinking=False), qwen) == (151644, 9217)
+    for preset in ("think_tags", "qwen3"):  # an empty block, as Qwen3's template has it
+        none = header_ids(ControlConfig(preset=preset, thinking=False), qwen)
+        assert none == tuple(qwen.encode_markup("<think>\n\n</think>\n\n"))
     assert header_ids(ControlConfig(kind="free"), qwen) == ()
     assert header_ids(ControlConfig(force_header=False), qwen) == ()
     assert qwen.decode(header_ids(ControlConfig(preset="think_tags"), qwen)) == "<think>\n"

@@ -25,6 +25,9 @@ CONFIGS = [
     SamplingConfig(temperature=1.0, min_p=0.2),
     SamplingConfig(temperature=1.0, top_k=20, top_p=0.8, min_p=0.05),
     SamplingConfig(temperature=2.0, top_k=3, top_p=0.99),
+    SamplingConfig(temperature=1e-6, min_p=1e-6),
+    SamplingConfig(temperature=1e6, top_k=2**31 - 1),
+    SamplingConfig(temperature=1e6, top_k=2, top_p=0.9, min_p=1.0),
 ]
 draw = jax.jit(sampling.draw)
 

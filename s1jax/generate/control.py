@@ -70,12 +70,18 @@ class ControlConfig:
 def header_ids(config: ControlConfig, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Ids that stand at the prompt's end: the think header, or `answer_start` without thinking.
 
-    Empty for `free`, and with `force_header: false`.
+    Where `answer_start` follows the end of a block instead of replacing it, the block is there and empty (as Qwen3's
+    chat template writes it). No ids for `free`, and with `force_header: false`.
     """
     if config.kind == "free" or not config.force_header:
         return ()
     markers = config.markers
-    return tuple(tokenizer.encode_markup(markers.thinking_start if config.thinking else markers.answer_start))
+    if config.thinking:
+        return tuple(tokenizer.encode_markup(markers.thinking_start))
+    is_replaced = any(markers.answer_start.startswith(end) for end in markers.thinking_end)
+    return tuple(
+        tokenizer.encode_markup(markers.answer_start if is_replaced else markers.thinking_start + markers.answer_start)
+    )
 
 
 def refuse_unfit(name: str, value: Any, least: int, most: int) -> None:

@@ -16,6 +16,9 @@ import numpy as np
 from s1jax.config import BadInput
 from s1jax.generate.matching import Array
 
+# Below it a float32 is no number to divide by, or a probability that no id reaches; above its inverse all are alike.
+SMALLEST, MOST_K = 1e-6, 2**31 - 1
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
@@ -45,13 +48,24 @@ class SamplingConfig:
 
 def check(config: SamplingConfig) -> None:
     """Raises BadInput for a field outside its limits."""
+    least, most = SMALLEST, 1 / SMALLEST
+    is_warm = least <= config.temperature <= most
+    whole = f"a whole number from 0 (0 keeps all) to {MOST_K}"
     limits = {
-        "temperature": (config.temperature, 0.0 <= config.temperature < float("inf"), "a number from 0"),
-        "top_p": (config.top_p, 0.0 < config.top_p <= 1.0, "a number above 0 and up to 1"),
-        "top_k": (config.top_k, config.top_k >= 0, "a whole number from 0 (0 keeps all)"),
-        "min_p": (config.min_p, 0.0 <= config.min_p <= 1.0, "a number from 0 to 1"),
+        "temperature": (
+            config.temperature,
+            config.temperature == 0 or is_warm,
+            f"0, or a number from {least} to {most}",
+        ),
+        "top_p": (config.top_p, least <= config.top_p <= 1.0, f"a number from {least} to 1"),
+        "top_k": (config.top_k, 0 <= config.top_k <= MOST_K, whole),
+        "min_p": (config.min_p, config.min_p == 0 or least <= config.min_p <= 1, f"0, or a number from {least} to 1"),
         "n": (config.n, config.n >= 1, "a whole number from 1"),
-        "max_new_tokens": (config.max_new_tokens, (config.max_new_tokens or 1) >= 1, "a whole number from 1, or null"),
+        "max_new_tokens": (
+            config.max_new_tokens,
+            config.max_new_tokens is None or config.max_new_tokens >= 1,
+            "a whole number from 1, or null",
+        ),
         "stop": (list(config.stop), all(config.stop), "texts that are not empty"),
     }
     for name, (value, is_good, wanted) in limits.items():
