@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -107,7 +108,7 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
     if _is_explicit(mesh):
         return jax.reshard(x, NamedSharding(mesh, spec(letters, rules)))
     # A trace is kept for all meshes of this shape: it must not name the devices of the first one.
-    where = mesh.abstract_mesh if isinstance(x, jax.core.Tracer) else mesh
+    where = mesh.abstract_mesh if isinstance(x, Tracer) else mesh
     return jax.lax.with_sharding_constraint(x, NamedSharding(where, spec(letters, rules)))
 
 
