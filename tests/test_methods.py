@@ -216,7 +216,7 @@ def test_generate_refuses_a_file_that_answers_other_prompts(folder, tmp_path):
     "row, message",
     [
         ({"temperature": 0}, "3 samples at sampling.temperature=0 are 3 copies"),
-        ({"max_new_tokens": 0}, "max_new_tokens 0: room 0"),
+        ({"max_new_tokens": 0}, "sampling.max_new_tokens is 0; give a whole number from 1, or null"),
         ({"top_p": 2}, "sampling.top_p is 2.0"),
         ({"thinking_token_budget": 99}, "leaves .* but thinking_token_budget is 99"),
         ({"answer_token_budget": 0}, "control.answer_token_budget is 0"),
