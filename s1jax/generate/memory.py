@@ -53,18 +53,37 @@ def plan(config: EngineConfig, model: Unstacked, size: Size, *, prefill_ids: int
       BadInput: not even one slot fits.
     """
     leaves = jax.tree.leaves(model)
-    weights, ways = sum(x.addressable_shards[0].data.nbytes for x in leaves), len(leaves[0].devices())
     device = leaves[0].addressable_shards[0].device
-    limit = device_memory(device) if config.memory_gib is None else int(config.memory_gib * GIB)
-    most = MOST_SLOTS_CPU if device.platform == "cpu" else MOST_SLOTS
+    return fit(
+        config,
+        model.config,
+        size,
+        weights=sum(x.addressable_shards[0].data.nbytes for x in leaves),
+        ways=len(leaves[0].devices()),
+        limit=device_memory(device) if config.memory_gib is None else int(config.memory_gib * GIB),
+        most=MOST_SLOTS_CPU if device.platform == "cpu" else MOST_SLOTS,
+        prefill_ids=prefill_ids,
+    )
+
+
+def fit(
+    config: EngineConfig,
+    model: DecoderConfig,
+    size: Size,
+    *,
+    weights: int,
+    ways: int,
+    limit: int,
+    most: int,
+    prefill_ids: int,
+) -> Memory:
+    """`plan` by numbers alone: bytes of weights on each of `ways` devices, of a device, and the most slots."""
 
     def of(slots: int) -> Memory:
-        classes = resolve_classes(config, model.config, slots)
+        classes = resolve_classes(config, model, slots)
         rows = sum(rows for rows, _ in classes)
         cache = sum(rows * length for rows, length in classes) * size.bytes_per_token // ways
-        return Memory(
-            weights, cache, _work(model.config, size, rows, classes[-1][1], prefill_ids, ways), limit, classes
-        )
+        return Memory(weights, cache, _work(model, size, rows, classes[-1][1], prefill_ids, ways), limit, classes)
 
     if config.slots != "auto" or config.classes is not None:
         return of(1 if config.slots == "auto" else config.slots)

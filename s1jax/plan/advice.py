@@ -1,6 +1,6 @@
 """What would make a plan fit: each change alone, with the bytes that it is estimated to save."""
 
-from s1jax.plan.result import TrainPlan, saved_bytes
+from s1jax.plan.result import TrainPlan, kept_bytes
 from s1jax.plan.topology import GIB, Topology
 
 
@@ -13,7 +13,7 @@ def options(plan: TrainPlan, where: Topology) -> dict[str, int]:
         for name in ("mu", "nu"):
             if getattr(config.optimizer, name) == "float32":
                 found[f"optimizer.{name}=bfloat16"] = moments // 4
-    kept = saved_bytes(plan.model, mesh, plan.rows // plan.micro_batches, plan.length)
+    kept = kept_bytes(plan.model, config.micro_batch * plan.length // mesh.shape["context"], "full")
     ways = mesh.shape["context"] * 2
     if plan.model.K % (ways * mesh.shape["tensor"]) == 0 and mesh.shape["fsdp"] % 2 == 0:
         found[f"mesh.fsdp={mesh.shape['fsdp'] // 2} mesh.context={ways}"] = kept // 2
@@ -23,7 +23,7 @@ def options(plan: TrainPlan, where: Topology) -> dict[str, int]:
         found["remat=offload"] = kept
     if not config.offload_optimizer:
         found["offload_optimizer=true"] = parts["optimizer"]
-    held = sum(parts[name] for name in ("parameters", "optimizer", "gradients"))
+    held = sum(parts.get(name, 0) for name in ("base", "parameters", "optimizer", "gradients"))
     found[f"twice the devices ({2 * len(where.devices)})"] = held // 2
     return {change: saved for change, saved in found.items() if saved > 0}
 

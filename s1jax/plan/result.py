@@ -1,10 +1,10 @@
 """What a plan of the train step says."""
 
 import dataclasses
-import math
 
 from jax.sharding import Mesh
 
+from s1jax.mesh import MeshConfig
 from s1jax.models.decoder import DecoderConfig
 from s1jax.plan.memory import Memory
 from s1jax.train.config import TrainRun
@@ -36,8 +36,33 @@ class TrainPlan:
     flops: float
     floor_seconds: float | None
 
+    @property
+    def shape(self) -> str:
+        """The mesh in words."""
+        return " x ".join(f"{axis}={n}" for axis, n in self.mesh.shape.items())
 
-def saved_bytes(model: DecoderConfig, mesh: Mesh, rows: int, length: int) -> int:
-    """Bytes of the layers' inputs in bfloat16 that full recomputation keeps, on one device."""
-    ways = math.prod(mesh.shape[axis] for axis in ("data", "fsdp", "context"))
-    return 2 * model.L * model.D * rows * length // ways
+
+def kept_bytes(model: DecoderConfig, ids: int, remat: str) -> int:
+    """Bytes in bfloat16 that the forward pass leaves for the backward pass, at least, for so many ids of one device."""
+    heads, inner = model.K * model.G * model.H, model.K * model.H * (model.G + 2)
+    of_layer = {
+        "none": 3 * model.D + inner + heads + 3 * model.F,
+        "dots": 3 * model.D + inner + 2 * model.F,
+        "attention": model.D + heads,
+        "full": model.D,
+        "offload": 0,
+    }
+    return 2 * model.L * of_layer[remat] * ids
+
+
+def least_bytes(config: TrainRun, model: DecoderConfig, parameters: int, mesh: MeshConfig, length: int) -> int:
+    """What a device holds at least: parameters, moments, gradients (or the base of adapters), and what is kept."""
+    ways = mesh.fsdp * mesh.context * mesh.tensor
+    moments = 0 if config.offload_optimizer else sum(map(_size, (config.optimizer.mu, config.optimizer.nu)))
+    each = 4 + 4 + moments if config.lora is None else _size(config.dtype)
+    ids = config.micro_batch * length // mesh.context
+    return each * parameters // ways + kept_bytes(model, ids, config.remat)
+
+
+def _size(dtype: str) -> int:
+    return 2 if dtype == "bfloat16" else 4

@@ -10,17 +10,20 @@ import pathlib
 from typing import Any, Literal
 
 from s1jax.config import BadInput, free, open_run, write_json
+from s1jax.generate.engine_config import EngineConfig
 from s1jax.mesh import MeshConfig
-from s1jax.plan import advice, topology
-from s1jax.plan.memory import BESIDE, USABLE, Memory
-from s1jax.plan.result import TrainPlan
+from s1jax.models.decoder import DecoderConfig, abstract, count
+from s1jax.plan import advice, search, topology
+from s1jax.plan.decode import plan_decode
+from s1jax.plan.memory import BESIDE, USABLE, Memory, Verdict
+from s1jax.plan.result import TrainPlan, least_bytes
 from s1jax.plan.sizes import decoder_config
 from s1jax.plan.topology import GIB, Topology
 from s1jax.plan.train import plan_train, steps_of
 from s1jax.train.config import TrainRun
 from s1jax.train.data import DataConfig
 from s1jax.train.flops import train_flops
-from s1jax.train.setup import check_config
+from s1jax.train.setup import check_config, say
 
 COMPILERS = ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt", "jax-cuda13-pjrt")
 
@@ -36,6 +39,7 @@ class PlanRun(TrainRun):
       examples: of the data set.
       ids: of an example, for the time of the run; None: every row of every step is full.
       mfu: share of the devices' peak that the time of the run is given for.
+      engine: plan the decode step of this engine in place of the train step; `mesh.tensor` devices hold it.
     """
 
     data: DataConfig = DataConfig(rows="")
@@ -45,6 +49,7 @@ class PlanRun(TrainRun):
     examples: int = free(1000)
     ids: int | None = free(None)
     mfu: float = free(0.4)
+    engine: EngineConfig | None = free(None)
 
 
 def run(config: PlanRun) -> pathlib.Path:
@@ -53,12 +58,47 @@ def run(config: PlanRun) -> pathlib.Path:
     Raises:
       BadInput: anything wrong with the config, an unknown topology, or a missing compiler.
     """
-    plan, where = make_plan(config)
+    if config.engine is not None:
+        where = topology.find(config.topology)
+        record, text = _decode(config, config.engine, where)
+    else:
+        plan, where = make_plan(config)
+        record = describe(plan, where, config)
+        text = lines(plan, where, record)
     out = open_run(config, device=f"{len(where.devices)} x {where.devices[0].device_kind}, none of them used")
-    record = describe(plan, where, config)
     write_json(out / "plan.json", record)
-    print(lines(plan, where, record))
+    print(text)
     return out
+
+
+def _decode(config: PlanRun, engine: EngineConfig, where: Topology) -> tuple[dict[str, Any], str]:
+    tensor = 1 if isinstance(config.mesh, str) else config.mesh.tensor
+    plan = plan_decode(engine, decoder_config(config.model), where, tensor=tensor, dtype=config.dtype)
+    rows = sum(rows for rows, _ in plan.classes)
+    record = {
+        "format": "s1jax.plan/1",
+        "step": "decode",
+        **_where(where),
+        "mesh": {"tensor": plan.tensor},
+        "classes": [list(each) for each in plan.classes],
+        "weights": plan.weights,
+        "cache": plan.cache,
+        "moments": None,
+        **memory_record(plan.memory),
+        "flops_per_step": plan.flops,
+        "floor_seconds": plan.floor_seconds,
+        "versions": _versions(),
+    }
+    shown = ", ".join(f"{count} x {length:,}" for count, length in plan.classes)
+    floor = f"a step of all rows at full length takes at least {1e3 * plan.floor_seconds:.2f} ms"
+    return record, "\n".join(
+        [
+            f"{where.name}: {len(where.devices)} x {record['device_kind']}, engines of tensor={plan.tensor}",
+            f"decode: {rows} slots ({shown}), weights {plan.weights}, cache {plan.cache}",
+            memory_line(plan.memory),
+            f"{floor}: {rows / plan.floor_seconds:,.0f} ids/s an engine at most",
+        ]
+    )
 
 
 def make_plan(config: PlanRun) -> tuple[TrainPlan, Topology]:
@@ -71,7 +111,39 @@ def make_plan(config: PlanRun) -> tuple[TrainPlan, Topology]:
         )
     where = topology.find(config.topology)
     model = decoder_config(config.model)
+    if config.mesh == "search":
+        return _search(config, model, where), where
     return plan_train(config, model, where, rows=config.rows, examples=config.examples), where
+
+
+def _search(config: PlanRun, model: DecoderConfig, where: Topology) -> TrainPlan:
+    length = config.rows[1] if config.rows else config.data.block
+    ordered = search.candidates(
+        model, where, length=length, batch=config.global_batch, micro_batch=config.micro_batch, rows=config.rows
+    )
+    plans: dict[search.Candidate, TrainPlan] = {}
+    parameters = count(abstract(model))
+
+    def of(candidate: search.Candidate) -> PlanRun:
+        return dataclasses.replace(
+            config, mesh=candidate.mesh, remat=candidate.remat, offload_optimizer=candidate.offload_optimizer
+        )
+
+    def compiled(candidate: search.Candidate) -> tuple[Verdict, int]:
+        plan = plan_train(of(candidate), model, where, rows=config.rows, examples=config.examples)
+        plans[candidate] = plan
+        say(f"mesh {plan.shape}, remat {candidate.remat}: {memory_line(plan.memory)}")
+        return plan.memory.verdict, plan.memory.total
+
+    chosen, _ = search.search(
+        ordered,
+        lambda candidate: least_bytes(of(candidate), model, parameters, candidate.mesh, length),
+        int(USABLE * where.memory) - BESIDE,
+        compiled,
+    )
+    if chosen not in plans:
+        compiled(chosen)
+    return plans[chosen]
 
 
 def describe(plan: TrainPlan, where: Topology, config: PlanRun) -> dict[str, Any]:
@@ -84,9 +156,7 @@ def describe(plan: TrainPlan, where: Topology, config: PlanRun) -> dict[str, Any
     return {
         "format": "s1jax.plan/1",
         "step": "train",
-        "topology": where.name,
-        "devices": len(where.devices),
-        "device_kind": where.devices[0].device_kind,
+        **_where(where),
         "mesh": dict(plan.mesh.shape),
         "rows": [plan.rows, plan.length],
         "micro_batches": plan.micro_batches,
@@ -103,7 +173,15 @@ def describe(plan: TrainPlan, where: Topology, config: PlanRun) -> dict[str, Any
             "mfu": config.mfu,
             "minutes": None if floor is None else floor / config.mfu / 60,
         },
-        "versions": {name: version for name in COMPILERS if (version := _version(name))},
+        "versions": _versions(),
+    }
+
+
+def _where(where: Topology) -> dict[str, Any]:
+    return {
+        "topology": where.name,
+        "devices": len(where.devices),
+        "device_kind": where.devices[0].device_kind,
     }
 
 
@@ -120,9 +198,9 @@ def memory_record(memory: Memory) -> dict[str, Any]:
 
 def lines(plan: TrainPlan, where: Topology, record: dict[str, Any]) -> str:
     """What is shown."""
-    recipe, shape = plan.recipe, " x ".join(f"{axis}={n}" for axis, n in plan.mesh.shape.items())
+    recipe = plan.recipe
     text = [
-        f"{where.name}: {len(where.devices)} x {record['device_kind']}, mesh {shape}",
+        f"{where.name}: {len(where.devices)} x {record['device_kind']}, mesh {plan.shape}",
         f"step: {plan.rows} rows of {plan.length:,} ids in {plan.micro_batches} micro-batches; remat {recipe.remat}, "
         f"attention {recipe.attention}, moments {recipe.optimizer.mu} and {recipe.optimizer.nu}"
         + (" in the host's memory" if recipe.offload_optimizer else ""),
@@ -152,8 +230,7 @@ def _time_line(record: dict[str, Any]) -> str:
     )
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def _versions() -> dict[str, str]:
+    """Of the packages that decide what a program takes."""
+    installed = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
+    return {name: installed[name] for name in COMPILERS if name in installed}

@@ -1,6 +1,7 @@
 """The train step of a recipe, compiled for a topology: bytes by part, operations, time."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -36,7 +37,8 @@ def plan_train(
     """Compile the step and count.
 
     Args:
-      rows: rows of a step and their length. None: as many as the mesh takes at once, of the block's length.
+      rows: rows of a step and their length. None: as many as the mesh takes at once, of the block's length,
+        rounded up as packing does.
       examples: of the data set; they set the length of the schedule alone.
 
     Raises:
@@ -46,7 +48,8 @@ def plan_train(
     sizes = {axis: mesh.shape[axis] for axis in mesh.axis_names}
     config = dataclasses.replace(config, mesh=MeshConfig(**sizes))
     at_once = rows_at_once(config, mesh)
-    count, length = rows or (at_once, config.data.block)
+    multiple = math.lcm(config.packing.multiple, mesh.shape["context"])
+    count, length = rows or (at_once, -(-config.data.block // multiple) * multiple)
     if count % at_once or count < 1 or length % mesh.shape["context"]:
         raise BadInput(
             f"rows=[{count},{length}]: the mesh takes {at_once} rows at once, cut into {mesh.shape['context']} parts; "
@@ -100,7 +103,9 @@ def known_parts(state: TrainState, batch: Batch) -> dict[str, int]:
 
 def _parts(state: TrainState, batch: Batch, total: int) -> dict[str, int]:
     known = known_parts(state, batch)
-    return {**known, "activations": max(0, total - sum(known.values()))}
+    rest = total - sum(known.values()) + known["gradients"]
+    known["gradients"] = min(known["gradients"], rest)  # of a small model some are used as soon as they are there
+    return {**known, "activations": rest - known["gradients"]}
 
 
 def _host(state: TrainState, compiled: int) -> int:
