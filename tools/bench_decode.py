@@ -5,7 +5,7 @@
     python tools/bench_decode.py refill shape=least lengths=FILE rows=16         occupancy and share of the ideal gain
     python tools/bench_decode.py sweep  shape=tiny                          a sweep by forking against separate runs
     python tools/bench_decode.py rounds shape=tiny                          stop, append, prefill again; against one row
-    python tools/bench_decode.py peer   shape=0.5b rows=1,8                 beside transformers.generate, CPU only
+    python tools/bench_decode.py peer   shape=0.5b rows=1,8,16 [tunix=PYTHON]   beside transformers and Tunix, CPU only
 
 Weights are random. A step's roofline is the bytes that it must move (weights once, each row's live keys and values)
 over the bandwidth of a large read measured in the same process. On a machine that does other work only ratios mean
@@ -166,14 +166,16 @@ def bench_step(options: dict) -> None:
             engine = engine_of(model, scripted(config), ((rows, context + window),), options)
             control = dataclasses.replace(NO_CONTROL, room=context)
             run = at_context(engine, requests_of(rows, control), context)
-            seconds = min(run() for _ in range(int(options.get("repeats", 3))))
+            times = sorted(run() for _ in range(int(options.get("repeats", 5))))
+            seconds = times[len(times) // 2]
             table = engine._slots
             live = rows * context * table._size.bytes_per_token
             read = bandwidth()
             # An untied embedding is gathered, not read.
             weights = engine.memory.weights - (0 if config.tied else table._model.embed.get_value().nbytes)
             emit(
-                "step", options, rows=rows, context=context, step_ms=seconds * 1e3, tokens_per_second=rows / seconds,
+                "step", options, rows=rows, context=context, step_ms=seconds * 1e3, least_ms=times[0] * 1e3,
+                most_ms=times[-1] * 1e3, tokens_per_second=rows / seconds,
                 weight_bytes=weights, live_bytes=live, bandwidth=read, roofline_share=(weights + live) / read / seconds,
                 parts_ms=parts(engine, context, seconds * 1e3),
             )  # fmt: skip

@@ -4,12 +4,17 @@ import dataclasses
 import heapq
 import json
 import pathlib
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from bench_decode import (
     NO_CONTROL,
+    Scripted,
     byte_tokenizer,
     emit,
     engine_of,
@@ -20,6 +25,7 @@ from bench_decode import (
     shape_of,
 )
 
+from s1jax.checkpoint import hf
 from s1jax.generate.admission import admit
 from s1jax.generate.budget import build
 from s1jax.generate.control import ControlConfig
@@ -160,47 +166,61 @@ def bench_rounds(options: dict) -> None:
     )  # fmt: skip
 
 
+def start_peer(name: str, python: str, job: dict) -> tuple[subprocess.Popen, dict]:
+    """A peer that has read the model, and its versions."""
+    tool = pathlib.Path(__file__).with_name("bench_decode_peers.py")
+    pipes: dict = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    peer = subprocess.Popen([python, str(tool), name, json.dumps(job)], **pipes)
+    return peer, json.loads(peer.stdout.readline())  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def ask_peer(peer: subprocess.Popen, prompts: list[list[int]], new: int) -> dict:
+    """Seconds and ids."""
+    assert peer.stdin is not None and peer.stdout is not None
+    peer.stdin.write(json.dumps({"prompts": prompts, "new": new}) + "\n")
+    peer.stdin.flush()
+    return json.loads(peer.stdout.readline())
+
+
 def bench_peer(options: dict) -> None:
-    """Greedy ids a second beside `transformers.generate` of the same shape, in float32, one after the other."""
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    """Greedy ids a second beside `transformers` and Tunix: the same weights in float32, prompts with them, in turns."""
+    config, new, context = shape_of(options), int(options.get("new", 32)), int(options.get("context", 64))
+    model, draw = random_model(config), np.random.default_rng(0)
+    names = {"transformers": sys.executable, "tunix": options.get("tunix")}
+    with tempfile.TemporaryDirectory() as folder:
+        model = jax.device_put(model, jax.devices()[0])
+        hf.save(model, pathlib.Path(folder) / "hf", config_extra={"eos_token_id": config.V - 1})
+        job = {**dataclasses.asdict(config), "folder": f"{folder}/hf", "length": context + new}
+        peers = {name: start_peer(name, python, job) for name, python in names.items() if python}
+        for rows in numbers(options, "rows", "1,8,16"):
+            classes, given = ((rows, context + new + 1),), {"window": new, **options}
+            engine = engine_of(model, Scripted(np.zeros(config.V, bool)), classes, given, ahead=False)
+            prompts = draw.integers(0, 250, (rows, context)).tolist()
 
-    config, new = shape_of(options), int(options.get("new", 32))
-    context = int(options.get("context", 64))
-    sizes = {"hidden_size": config.D, "intermediate_size": config.F, "num_hidden_layers": config.L}
-    heads = {"num_attention_heads": config.K * config.G, "num_key_value_heads": config.K, "vocab_size": config.V}
-    torch.manual_seed(0)
-    peer = Qwen2ForCausalLM(Qwen2Config(**sizes, **heads, tie_word_embeddings=config.tied)).eval()
-    model = random_model(config)
-    for rows in numbers(options, "rows", "1,8"):
-        classes, given = ((rows, context + new + 1),), {"window": new, **options}
-        engine = engine_of(model, scripted(config), classes, given, ahead=False)
-        prompt = tuple(np.random.default_rng(0).integers(0, 250, context).tolist())
-        ids = torch.tensor([prompt] * rows)
+            def ours(engine: Engine = engine, prompts: list[list[int]] = prompts) -> dict:
+                begin = time.perf_counter()
+                for i, prompt in enumerate(prompts):
+                    row = dataclasses.replace(NO_CONTROL, room=new)
+                    engine.submit(Request(f"{i}", 0, 0, tuple(prompt), row, SamplingConfig()))
+                ids = [list(done.token_ids) for done in engine.run()]
+                return {"seconds": time.perf_counter() - begin, "ids": ids}
 
-        def ours(engine: Engine = engine, rows: int = rows, prompt: Sequence[int] = prompt) -> None:
-            for i in range(rows):
-                row = dataclasses.replace(NO_CONTROL, room=new)
-                engine.submit(Request(f"{i}", 0, 0, (*prompt[:-1], i), row, SamplingConfig()))
-            engine.run()
-
-        def theirs(ids: torch.Tensor = ids) -> None:
-            with torch.inference_mode():
-                peer.generate(ids, do_sample=False, max_new_tokens=new, min_new_tokens=new, pad_token_id=0)
-
-        ours(), theirs()
-        pairs = []
-        for _ in range(int(options.get("repeats", 3))):
-            begin = time.perf_counter()
-            ours()
-            middle = time.perf_counter()
-            theirs()
-            pairs.append((middle - begin, time.perf_counter() - middle))
-        mine, other = min(a for a, _ in pairs), min(b for _, b in pairs)
-        emit(
-            "peer", options, rows=rows, context=context, new=new, tokens_per_second=rows * new / mine,
-            transformers_tokens_per_second=rows * new / other, ratio=sorted(b / a for a, b in pairs)[len(pairs) // 2],
-        )  # fmt: skip
+            turns = []
+            for _ in range(int(options.get("repeats", 3)) + 1):
+                answers = {name: ask_peer(peer, prompts, new) for name, (peer, _) in peers.items()}
+                turns.append({"s1jax": ours(), **answers})
+            figures = {}
+            for name in turns[0]:
+                seconds = sorted(turn[name]["seconds"] for turn in turns[1:])
+                figures[name] = {
+                    "tokens_per_second": rows * new / seconds[len(seconds) // 2], "seconds": seconds,
+                    "same_ids": float(np.mean(np.array(turns[0][name]["ids"]) == np.array(turns[0]["s1jax"]["ids"]))),
+                    "versions": peers[name][1] if name in peers else {"jax": jax.__version__},
+                }  # fmt: skip
+            emit("peer", options, rows=rows, context=context, new=new, engines=figures)
+        for peer, _ in peers.values():
+            peer.stdin.close()  # pyright: ignore[reportOptionalMemberAccess]
+            peer.wait()
 
 
 BENCHES = {
