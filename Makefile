@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SHARED := $(or $(S1JAX_SHARED),$(abspath ../shared))
 REAL := runs/real_input
 
-.PHONY: quickstart real-input test check lint types lock clean
+.PHONY: quickstart real-input plans test check lint types lock clean
 
 quickstart: $(VENV)/runtime
 	$(BIN)/python -m s1jax quickstart
@@ -21,6 +21,15 @@ real-input: $(VENV)/dev
 	$(BIN)/python -m s1jax report reports=[$(REAL)/aime24] out=$(REAL)/report_aime24
 	$(BIN)/python -m s1jax report reports=[$(REAL)/math500] out=$(REAL)/report_math500
 	$(BIN)/python tools/compare_export.py $(REAL)/train/hf $(REAL)/math500/budget-64/samples.jsonl
+
+# What the recipes take of devices that are not here: seconds each for GPUs, minutes for TPUs. The compiler for GPUs lies
+# apart: where it is installed but no GPU is, it makes every start of JAX speak.
+plans: $(VENV)/plans
+	PYTHONPATH=$(VENV)/plans JAX_PLATFORMS=cpu $(BIN)/python tools/plans.py
+
+$(VENV)/plans: $(VENV)/dev
+	version=$$($(BIN)/python -c 'import jax; print(jax.__version__)'); \
+	$(PIP) --no-deps --target $@ jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
