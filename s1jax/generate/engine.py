@@ -87,10 +87,11 @@ class Engine:
             )
         prepared = prepare(model, config.weights or dtype, mesh)
         size = kv.Size(model.config.L, model.config.K, model.config.H, config.cache or dtype)
-        buckets = Buckets(config.prefill_smallest, config.prefill_rows, config.prefill_ids)
-        self.memory = plan(config, prepared, size, prefill_ids=buckets.ids)
+        self.memory = plan(config, prepared, size, prefill_ids=config.prefill_ids)
         notify(str(self.memory))
         shape = Shape(self.memory.classes, config.window, dtype)
+        # Rows that no slot waits for would be computed for nothing.
+        buckets = Buckets(config.prefill_smallest, min(config.prefill_rows, shape.rows), config.prefill_ids)
         self.max_length, self.stats = shape.max_length, Stats()
         self._tokenizer, self._control, self._ahead = tokenizer, control, config.ahead
         self._slots = SlotTable(prepared, control, shape, size=size, buckets=buckets, mesh=mesh, notify=notify)
