@@ -233,10 +233,11 @@ def bench_budget(options: dict) -> None:
             with_forcing = at_context(forcing, requests_of(rows, row), context)
             without = at_context(least, requests_of(rows, dataclasses.replace(NO_CONTROL, room=context)), context)
             pairs = [(with_forcing(), without()) for _ in range(int(options.get("repeats", 9)))]
-            ratio = statistics.median(a / b for a, b in pairs)
+            low, ratio, high = statistics.quantiles((a / b for a, b in pairs), n=4)
             emit(
                 "budget", options, rows=rows, context=context, step_ms=min(a for a, _ in pairs) * 1e3,
                 free_step_ms=min(b for _, b in pairs) * 1e3, cost_of_forcing=ratio - 1,
+                quartiles=[low - 1, high - 1],
             )  # fmt: skip
 
 
