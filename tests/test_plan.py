@@ -3,20 +3,26 @@
 import dataclasses
 import importlib.util
 import json
+import math
+import pathlib
 
 import pytest
 
 from s1jax import __main__ as cli
 from s1jax.checkpoint.folder import read_config
 from s1jax.config import BadInput
+from s1jax.generate.engine_config import EngineConfig
 from s1jax.mesh import MeshConfig
 from s1jax.models.decoder import DecoderConfig
-from s1jax.plan import advice, run, sizes, topology
+from s1jax.plan import advice, run, search, sizes, topology
+from s1jax.plan.decode import plan_decode
 from s1jax.plan.memory import BESIDE, USABLE, Memory, judge
 from s1jax.plan.run import PlanRun, make_plan
 from s1jax.train.config import RandomModel
 
+ROOT = pathlib.Path(__file__).parent.parent
 GIB = 2**30
+GOLDEN = 66_429_952  # bytes of a device: jax 0.10.2, libtpu 0.0.42.1
 TOY = DecoderConfig("qwen2", D=64, K=2, G=2, H=16, F=128, V=512, L=2, qkv_bias=True)
 CONFIG = PlanRun(
     model=RandomModel(TOY), topology="cpu:8", rows=(4, 128), mesh=MeshConfig(fsdp=4, context=2), dtype="float32"
@@ -151,3 +157,86 @@ def test_advice_names_what_saves_enough(toy):
     assert saved["offload_optimizer=true"] == plan.memory.parts["optimizer"]
     assert saved["optimizer.mu=bfloat16"] == plan.memory.parts["parameters"] // 2
     assert "(enough)" in advice.line(full, where)
+
+
+def test_a_search_takes_the_fastest_that_fits():
+    """Toy: four ways in the order of their time; two are too large by arithmetic, one as compiled, the fourth fits."""
+    ways = [search.Candidate(MeshConfig(fsdp=n), "full", False, seconds=float(n)) for n in (1, 2, 4, 8)]
+    size = {1: 90, 2: 80, 4: 70, 8: 40}
+    asked = []
+
+    def compile(candidate):
+        asked.append(candidate.mesh.fsdp)
+        return ("fits" if size[candidate.mesh.fsdp] <= 60 else "too large"), size[candidate.mesh.fsdp]
+
+    chosen, compiled = search.search(ways, lambda candidate: size[candidate.mesh.fsdp], 75, compile)
+    assert (chosen.mesh.fsdp, compiled, asked) == (8, 2, [4, 8])
+    chosen, _ = search.search(ways[:3], lambda candidate: 0, 75, compile)
+    assert chosen.mesh.fsdp == 4, "where none fits, the smallest"
+    assert search.search(ways, lambda candidate: 100 - candidate.mesh.fsdp, 10, compile) == (ways[3], 0)
+
+
+def test_the_order_of_a_search(monkeypatch):
+    model = sizes.KNOWN["Qwen/Qwen2.5-32B-Instruct"]
+    chip = topology.CHIPS["h100"]
+    kind = type("Device", (), {"device_kind": "NVIDIA H100 80GB HBM3"})()
+    hosts = topology.Topology("h100:2x8", chip, (kind,) * 16, 2)
+    ordered = search.candidates(model, hosts, length=32768, batch=16, micro_batch=1)
+    seconds = {(c.mesh.fsdp, c.mesh.context, c.mesh.data, c.remat, c.offload_optimizer): c.seconds for c in ordered}
+    assert ordered == sorted(ordered, key=lambda candidate: candidate.seconds)
+    assert {c.mesh.context * c.mesh.tensor for c in ordered} == {1, 2, 4, 8}, "within a host, and the kv heads divide"
+    plain = seconds[4, 4, 1, "full", False]
+    assert seconds[4, 4, 1, "none", False] < plain, "nothing computed twice"
+    assert seconds[4, 4, 1, "full", True] > plain, "moments moved"
+    assert seconds[16, 1, 1, "full", False] > plain, "sixteen rows of one example each wait for the longest"
+    assert search.filled(16, 4) > 0.9 > search.filled(16, 16)
+    monkeypatch.setattr(topology, "CHIPS", {})
+    with pytest.raises(BadInput, match="mesh=search: no mesh of 16 devices"):
+        search.candidates(model, hosts, length=32768, batch=1, micro_batch=2)
+
+
+def test_a_search_by_the_verb_plans_what_it_chose():
+    plan, _ = make_plan(dataclasses.replace(CONFIG, mesh="search"))
+    assert plan.memory.verdict == "fits" and plan.recipe.remat == "none"
+    assert math.prod(plan.mesh.shape.values()) == 8
+
+
+def test_the_decode_step_of_an_engine(tmp_path):
+    engine = EngineConfig(slots=3, max_length=256, prefill_ids=64, window=2)
+    plan = plan_decode(engine, TOY, topology.find("cpu:2"), tensor=2, dtype="float32")
+    count = parameters(TOY)
+    cut, by_head = count["sharded"] // 2, count["by_head"] // 2
+    assert plan.memory.parts["weights"] == 4 * (cut + by_head + count["whole"])
+    assert plan.memory.parts["cache"] == 3 * 256 * 2 * TOY.L * TOY.K * TOY.H * 4 // 2
+    assert plan.classes == ((3, 256),) and plan.memory.parts["work"] > 0
+    live = 4 * TOY.L * TOY.K * TOY.G * TOY.H * 3 * 256
+    matrices = count["sharded"] - TOY.V * TOY.D
+    assert plan.flops == 2 * matrices * 3 + live
+    with pytest.raises(BadInput, match="divide the 2 kv heads"):
+        plan_decode(engine, TOY, topology.find("cpu:8"), tensor=8, dtype="float32")
+
+
+def test_a_tpu_plan_is_what_it_was():
+    """Golden: four layers on v5e:2x2, splash attention, fsdp x context. A change of 2 % is a change of the step."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("no compiler for TPUs: libtpu is not installed (extra `tpu`)")
+    model = DecoderConfig("qwen2", D=512, K=2, G=2, H=128, F=1024, V=8192, L=4, qkv_bias=True)
+    config = PlanRun(model=RandomModel(model), topology="v5e:2x2", rows=(2, 1024), mesh=MeshConfig(fsdp=2, context=2))
+    plan, where = make_plan(config)
+    assert plan.recipe.attention == "splash" and where.devices[0].platform == "tpu"
+    assert plan.memory.total == pytest.approx(GOLDEN, rel=0.02)
+    assert plan.floor_seconds == pytest.approx(plan.flops / (4 * 197e12))
+
+
+def test_recorded_plans_are_of_these_recipes_and_of_the_locked_versions():
+    path = ROOT / "tools" / "plans.py"
+    spec = importlib.util.spec_from_file_location("plans", path)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    recorded = json.loads((ROOT / "docs" / "plans.json").read_text(encoding="utf-8"))
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert list(recorded["plans"]) == list(tool.PLANS)
+    for name, entry in recorded["plans"].items():
+        assert entry["inputs"] == tool.inputs(entry["arguments"]), f"{name} was planned from other inputs: make plans"
+        assert f"jax=={entry['plan']['versions']['jax']} " in lock, f"{name} was planned with another jax: make plans"
+    assert (ROOT / "docs" / "plans.md").read_text(encoding="utf-8") == tool.table(recorded)
