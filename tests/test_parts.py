@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 import jax
 import pytest
@@ -189,7 +190,7 @@ sys.exit(code)
 """
 
 
-def start(arguments: list[str], rows: list[int]) -> list[subprocess.Popen]:
+def start(arguments: list[str], rows: list[int], own: Sequence[str] = ("seed=0",) * 2) -> list[subprocess.Popen]:
     """Two processes of four devices; each dies by kill -9 when it is to write a row more than it may."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -198,7 +199,7 @@ def start(arguments: list[str], rows: list[int]) -> list[subprocess.Popen]:
     names = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "XLA_FLAGS": flags}
     return [
         subprocess.Popen(
-            [sys.executable, "-c", DYING, str(most), *arguments],
+            [sys.executable, "-c", DYING, str(most), *arguments, own[index]],
             env={**os.environ, **names, "JAX_PROCESS_ID": str(index)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -229,6 +230,16 @@ def test_two_processes_killed_and_started_again_write_the_file_of_one(world, tmp
     assert wrote == [2 * N - n_theirs - n_ours, n_theirs - 3]
     assert (out / "completions.jsonl").read_bytes() == (world / "one" / "completions.jsonl").read_bytes()
     assert not list(out.glob("*.part-*"))
+
+
+def test_processes_of_different_configs_are_refused(world, tmp_path):
+    started = start(
+        generate(world, tmp_path / "out", "mesh.data=2", "mesh.tensor=2"), [1000, 1000], ["seed=1", "seed=2"]
+    )
+    said = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [2, 2], said
+    assert all("seed is 1 in process 0 and 2 in process 1" in errors for _, errors in said)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_sweep_over_processes_leaves_the_samples_and_reports_of_one(world, tmp_path, monkeypatch):

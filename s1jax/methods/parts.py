@@ -21,7 +21,8 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from s1jax.config import BadInput, open_run
+from s1jax import hosts
+from s1jax.config import BadInput, identity, open_run, to_dict
 from s1jax.lock import locked
 from s1jax.mesh import MeshConfig
 from s1jax.records import JsonlWriter
@@ -73,8 +74,13 @@ def share_of(mesh: MeshConfig) -> Share:
 
 @contextlib.contextmanager
 def run_folder(config: Any) -> Iterator[pathlib.Path]:
-    """The run's folder, opened and locked by the first process before any other goes on. Raises BadInput."""
+    """The run's folder, opened and locked by the first process before any other goes on.
+
+    Raises:
+      BadInput: it belongs to another run or is in use, or the processes were started with different configs.
+    """
     with contextlib.ExitStack() as stack:
+        hosts.agree({**identity(config), "mesh": to_dict(config.mesh)})
         if jax.process_index() == 0:
             stack.enter_context(locked(open_run(config, device=device_name())))
         if jax.process_count() > 1:
