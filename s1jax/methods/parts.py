@@ -85,6 +85,7 @@ def run_folder(config: Any) -> Iterator[pathlib.Path]:
             stack.enter_context(locked(open_run(config, device=device_name())))
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("run folder")
+        stack.enter_context(hosts.leaving_at_once())  # the first process would wait for rows that nobody writes
         yield pathlib.Path(config.out)
 
 
