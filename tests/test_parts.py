@@ -258,7 +258,13 @@ def test_a_sweep_over_processes_leaves_the_samples_and_reports_of_one(world, tmp
         own._make = lambda *arguments, make=own._make: [*(make(*arguments)[0] for _ in range(share.count))]
         evaluation.run(config(name), own)
 
-    other = threading.Thread(target=work, args=("two", Share(1, 2, 3)))
+    def join() -> None:
+        """As between processes: the first one opens the folder before any other goes on."""
+        while not (tmp_path / "two" / "run.json").is_file():
+            time.sleep(0.01)
+        work("two", Share(1, 2, 3))
+
+    other = threading.Thread(target=join)
     other.start()
     work("two", Share(0, 1, 3))
     other.join()
