@@ -259,3 +259,13 @@ def _template(settings: Mapping[str, Any]) -> str | None:
     if isinstance(template, list):
         return next((entry["template"] for entry in template if entry["name"] == "default"), None)
     return template
+
+
+def byte_tokenizer() -> Tokenizer:
+    """A tokenizer that needs no file: every byte is an id, and the special tokens of the chat format."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE({char: i for i, char in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    backend.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    return Tokenizer(backend, settings={"eos_token": "<|im_end|>"})

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tokenizers
 from oracle_budget import OracleResult, OracleRow, simulate
 
 from s1jax.generate import sampling
@@ -21,7 +20,7 @@ from s1jax.generate.sampling import SamplingConfig
 from s1jax.models import layers
 from s1jax.models.decoder import Decoder, DecoderConfig, abstract, forward, logits, named
 from s1jax.records import Completion
-from s1jax.tokens import Tokenizer
+from s1jax.tokens import byte_tokenizer
 
 MAX_LENGTH = 96
 SEED = 3
@@ -39,16 +38,7 @@ S1 = ControlConfig(
 )
 CONTROLS = (FREE, S1, dataclasses.replace(S1, repetition_detection=RepetitionDetection(3, 3)))
 
-
-@functools.cache
-def tokenizer() -> Tokenizer:
-    """Every byte is an id; three more are the special tokens of the chat format."""
-    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE({char: i for i, char in enumerate(alphabet)}, []))
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    backend.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-    return Tokenizer(backend, settings={"eos_token": "<|im_end|>"})
+tokenizer = functools.cache(byte_tokenizer)
 
 
 @functools.cache

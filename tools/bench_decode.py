@@ -25,7 +25,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tokenizers
 
 from s1jax.generate.admission import admit
 from s1jax.generate.automaton import DONE, RUN, Account, ControlRow, Step
@@ -37,7 +36,7 @@ from s1jax.generate.requests import Request
 from s1jax.generate.sampling import SamplingConfig
 from s1jax.models import cache as kv
 from s1jax.models.decoder import Decoder, DecoderConfig, Unstacked, abstract, forward, logits
-from s1jax.tokens import Tokenizer
+from s1jax.tokens import byte_tokenizer
 
 QWEN = {"family": "qwen2", "H": 128, "rope_theta": 1e6, "max_position": 32768, "qkv_bias": True}
 SHAPES = {
@@ -78,16 +77,6 @@ class Scripted:
     def refork(self, state_row: dict, row: ControlRow) -> dict:
         """Nothing to change."""
         return state_row
-
-
-def byte_tokenizer() -> Tokenizer:
-    """Every byte is an id, and the special tokens of the chat format."""
-    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE({char: i for i, char in enumerate(alphabet)}, []))
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    backend.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-    return Tokenizer(backend, settings={"eos_token": "<|im_end|>"})
 
 
 def random_model(config: DecoderConfig) -> Decoder:

@@ -15,7 +15,6 @@ import numpy as np
 from bench_decode import (
     NO_CONTROL,
     Scripted,
-    byte_tokenizer,
     emit,
     engine_of,
     numbers,
@@ -33,6 +32,7 @@ from s1jax.generate.engine import Engine
 from s1jax.generate.requests import Request
 from s1jax.generate.sampling import SamplingConfig
 from s1jax.generate.sweep import Sweep
+from s1jax.tokens import byte_tokenizer
 
 START = "<|im_start|>"
 ASKED = ControlConfig(thinking_start=START, thinking_end=(START,), answer_start=START, forced_end=START)

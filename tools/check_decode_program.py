@@ -29,6 +29,7 @@ from s1jax.generate.state import Shape
 from s1jax.mesh import MeshConfig, make_mesh
 from s1jax.models.decoder import DecoderConfig
 from s1jax.plan import memory, topology
+from s1jax.tokens import byte_tokenizer
 
 # Results that are no array of their own: names for others, and what is written into an operand.
 IN_PLACE = {"parameter", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call", "scatter"}
@@ -122,8 +123,6 @@ def compile_window(
     config: DecoderConfig, where: topology.Topology, classes: Sequence[tuple[int, int]], *, weights: str, cache: str
 ) -> Any:
     """The compiled window for rows under budget forcing; a mesh of `tensor` devices over the whole topology."""
-    from bench_decode import byte_tokenizer
-
     tokenizer, asked = byte_tokenizer(), ControlConfig(thinking_n_ignore=2, thinking_end=("<|im_start|>", "</t>"))
     row = admit(asked, tokenizer, prompt_length=3, max_length=1024, max_new_tokens=1024)
     mesh = make_mesh(MeshConfig(data=1, fsdp=1, context=1, tensor=len(where.devices)), where.devices)

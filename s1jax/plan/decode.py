@@ -6,7 +6,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import tokenizers
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -27,7 +26,7 @@ from s1jax.models.decoder import DecoderConfig
 from s1jax.plan import memory
 from s1jax.plan.memory import Memory
 from s1jax.plan.topology import Topology
-from s1jax.tokens import Tokenizer
+from s1jax.tokens import byte_tokenizer
 from s1jax.train.flops import matmul_parameters, peak_flops
 
 # Layers that are compiled: a step has them one after another, so its program takes minutes to compile for 64, and they
@@ -85,7 +84,7 @@ def plan_decode(
     buckets = Buckets(config.prefill_smallest, config.prefill_rows, config.prefill_ids)
     limit = topology.memory if config.memory_gib is None else int(config.memory_gib * memory.GIB)
     asked = ControlConfig(thinking_n_ignore=1)
-    tokenizer = _byte_tokenizer()
+    tokenizer = byte_tokenizer()  # tables are as large as the model's vocabulary, whatever makes them
     control = build(tokenizer, model.V, [asked])
     row = admit(asked, tokenizer, prompt_length=3, max_length=1024, max_new_tokens=1024)
 
@@ -134,13 +133,3 @@ def _flops(model: DecoderConfig, classes: tuple[tuple[int, int], ...]) -> float:
     rows = sum(rows for rows, _ in classes)
     positions = sum(rows * length for rows, length in classes)
     return float(2 * matmul_parameters(model) * rows + 4 * model.L * model.K * model.G * model.H * positions)
-
-
-def _byte_tokenizer() -> Tokenizer:
-    """Every byte is an id: a control's tables are as large as the vocabulary, whatever tokenizer they are made from."""
-    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE({char: i for i, char in enumerate(alphabet)}, []))
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    backend.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-    return Tokenizer(backend, settings={"eos_token": "<|im_end|>"})
