@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from curation.stage import Candidate, Selection, Stage, Tools, split
 from s1jax.config import BadInput
-from s1jax.grade import boxed
-from s1jax.tokens import PRESETS
+from s1jax.grading.grade import boxed
+from s1jax.text.tokens import PRESETS
 
 FIELDS = ("thinking", "answer", "gold", "domain", "solution", "correct", "verdicts")
 _BOLD_NUMBER = re.compile(r"\*\*(?=.*\d)[^\s\]]*\*\*")

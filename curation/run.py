@@ -18,8 +18,9 @@ from curation.quality import QualityConfig
 from curation.sources import SourceConfig, load
 from curation.stage import Candidate, Dropped, Progress, Solver, Teacher, Tools
 from curation.traces import TracesConfig
-from s1jax.config import BadInput, open_run, write_json
-from s1jax.records import write_jsonl
+from s1jax.config import BadInput
+from s1jax.records import write_json, write_jsonl
+from s1jax.runs.folder import open_run
 
 FORMAT = "s1jax.curate/1"
 

@@ -12,7 +12,7 @@ from typing import Any
 from curation.stage import Candidate, Dropped, Selection
 from curation.traces import trace_of
 from s1jax.config import BadInput
-from s1jax.grade import KINDS, boxed
+from s1jax.grading.grade import KINDS, boxed
 from s1jax.records import Question, question_id
 from s1jax.tables import load_rows, shared_data
 
@@ -27,7 +27,7 @@ class SourceConfig:
       kind: a key of `LOADERS`.
       path: file, folder or hub id (`subset`, `split`); by default the loader's files in `<shared>/data/pool`.
       name: the source's name for kind `rows`, where a row has none.
-      answer_kind: how its answers are graded (a key of `s1jax.grade.KINDS`); by default the loader's choice.
+      answer_kind: how its answers are graded (a key of `s1jax.grading.grade.KINDS`); by default the loader's choice.
       limit: at most so many rows, from the first.
     """
 

@@ -27,7 +27,7 @@ class Candidate:
     Attributes:
       question: `question.answer` is the gold answer, `question.source` the name that s1 gives the data set.
       origin: the entry of `sources` that it was read from.
-      kind: how its answer is graded (a key of `s1jax.grade.KINDS`).
+      kind: how its answer is graded (a key of `s1jax.grading.grade.KINDS`).
       thinking, answer: the teacher's, or None.
       correct: whether the teacher's answer is right, or None if nobody knows.
       thinking_length: length of the trace, in the unit of the run (tokens or words), or None.

@@ -9,11 +9,11 @@ from typing import Any
 
 from curation.stage import Candidate, Selection, Stage, Tools, Trace, split
 from s1jax.config import BadInput
-from s1jax.grade_pool import Grader
+from s1jax.grading.pool import Grader
 from s1jax.records import JsonlWriter, question_id, read_jsonl
-from s1jax.render import columns
 from s1jax.tables import load_rows
-from s1jax.tokens import Tokenizer
+from s1jax.text.render import columns
+from s1jax.text.tokens import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""YAML and `dotted.key=value` overrides into frozen dataclasses, strictly; and the run folder that remembers them.
+"""YAML and `dotted.key=value` overrides into frozen dataclasses, strictly.
 
 A config class lives beside the code that reads it. This module knows only that it is a frozen dataclass, and which of
 its fields are *free* (may change when a run goes on in the same folder).
@@ -6,11 +6,9 @@ its fields are *free* (may change when a run goes on in the same folder).
 
 import dataclasses
 import difflib
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import re
 import types
 import typing
@@ -20,7 +18,6 @@ from typing import Any, TypeVar
 import yaml
 
 T = TypeVar("T")
-PACKAGES = ("s1jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
 
 class BadInput(ValueError):
@@ -205,96 +202,3 @@ def describe(cls: type, prefix: str = "") -> list[str]:
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain data of a config (tuples as lists), such that `from_dict(type(config), to_dict(config)) == config`."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def identity(config: Any) -> dict[str, Any]:
-    """Flat `{dotted key: value}` of the fields that say what a run computes; `free` fields and `out` are left out."""
-    flat: dict[str, Any] = {}
-
-    def walk(node: Any, prefix: str) -> None:
-        for field in dataclasses.fields(node):
-            if field.metadata.get("free") or (not prefix and field.name == "out"):
-                continue
-            value = getattr(node, field.name)
-            if dataclasses.is_dataclass(value):
-                walk(value, f"{prefix}{field.name}.")
-            else:
-                flat[prefix + field.name] = json.loads(json.dumps(_plain(value)))
-
-    walk(config, "")
-    return flat
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
-
-
-def open_run(config: Any, *, device: str) -> pathlib.Path:
-    """Make or enter the run folder `config.out` and leave the resolved config, versions, device and seed in it.
-
-    Args:
-      config: a frozen dataclass with a field `out`.
-      device: what the run computes on, in words.
-
-    Returns: the folder.
-
-    Raises:
-      BadInput: the folder belongs to a run whose identity keys differ. Nothing in it is touched.
-    """
-    out = pathlib.Path(config.out)
-    receipt = out / "run.json"
-    if out.exists() and not out.is_dir():
-        raise BadInput(f"out={out} is a file; give the path of a folder")
-    if receipt.is_file():
-        _check_identity(receipt, config, out)
-    elif out.is_dir() and not all(path.name.startswith(".run.json.") for path in out.iterdir()):
-        raise BadInput(f"out={out} holds files but no run.json, so no run to go on with; give a new or an empty folder")
-    record = {
-        "format": "s1jax.run/1",
-        "kind": type(config).__name__,
-        "identity": identity(config),
-        "seed": getattr(config, "seed", None),
-        "device": device,
-        "python": platform.python_version(),
-        "environment": {name: value for name, value in os.environ.items() if name.startswith(("XLA_", "JAX_"))},
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
-    }
-    write_json(receipt, record)  # first: a folder without it is taken for another's
-    (out / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
-    return out
-
-
-def _check_identity(receipt: pathlib.Path, config: Any, out: pathlib.Path) -> None:
-    try:
-        before = json.loads(receipt.read_text(encoding="utf-8"))
-        kind, old = before["kind"], before["identity"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{receipt} cannot be read ({error!r}); give a new out folder") from None
-    if kind != type(config).__name__:
-        raise BadInput(f"out={out} belongs to a {kind}, not a {type(config).__name__}; give another out folder")
-    new = identity(config)
-    different = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    if different:
-        shown = "; ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in different[:4])
-        more = f" (and {len(different) - 4} more)" if len(different) > 4 else ""
-        raise BadInput(f"out={out} belongs to another run: {shown}{more}; set them back or give another out folder")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def write_json(path: str | os.PathLike, data: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a part: to a neighbour, then renamed."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    neighbour = path.with_name(f".{path.name}.{os.getpid()}")
-    neighbour.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(neighbour, path)

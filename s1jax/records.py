@@ -190,6 +190,15 @@ def write_jsonl(path: str | os.PathLike, rows: Iterable[Any]) -> None:
     os.replace(neighbour, path)
 
 
+def write_json(path: str | os.PathLike, data: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part: to a neighbour, then renamed."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    neighbour = path.with_name(f".{path.name}.{os.getpid()}")
+    neighbour.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(neighbour, path)
+
+
 def unique(rows: Iterable[Any], where: str) -> Iterator[Any]:
     """Pass rows with an `id` through; raises BadInput at the first id seen twice, naming both places."""
     seen: dict[str, int] = {}

@@ -9,9 +9,9 @@ import numpy as np
 from oracle_budget import OracleRow
 
 from s1jax.config import BadInput
-from s1jax.generate.admission import admit
-from s1jax.generate.automaton import ControlRow, RepetitionDetection
-from s1jax.generate.control import ControlConfig
+from s1jax.control.budget.admission import admit
+from s1jax.control.config import ControlConfig
+from s1jax.engine.protocol import ControlRow, RepetitionDetection
 
 N_BUCKETS, N_KINDS = 11, 8
 

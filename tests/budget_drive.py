@@ -15,10 +15,10 @@ from budget_cases import Case, bucket_of
 from oracle_budget import Draw, OracleResult, OracleRow, Refused
 
 from s1jax.config import BadInput
-from s1jax.generate import budget
-from s1jax.generate.admission import admit
-from s1jax.generate.automaton import DONE, RUN, ControlRow, RepetitionDetection
-from s1jax.generate.control import ControlConfig
+from s1jax.control.budget import automaton as budget
+from s1jax.control.budget.admission import admit
+from s1jax.control.config import ControlConfig
+from s1jax.engine.protocol import DONE, RUN, ControlRow, RepetitionDetection
 
 MAX_IDS, N_ROWS = 96, 64
 # One shape for all tests, so that each loop is compiled once.

@@ -9,18 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from oracle_budget import OracleResult, OracleRow, simulate
 
-from s1jax.generate import sampling
-from s1jax.generate.admission import admit
-from s1jax.generate.budget import BudgetForcing, build
-from s1jax.generate.control import ControlConfig, RepetitionDetection, header_ids
-from s1jax.generate.engine import Engine
-from s1jax.generate.engine_config import EngineConfig
-from s1jax.generate.requests import Request
-from s1jax.generate.sampling import SamplingConfig
+from s1jax.control.budget.admission import admit
+from s1jax.control.budget.automaton import BudgetForcing, build
+from s1jax.control.config import ControlConfig, RepetitionDetection, header_ids
+from s1jax.engine import sampling
+from s1jax.engine.config import EngineConfig
+from s1jax.engine.engine import Engine
+from s1jax.engine.requests import Request
+from s1jax.engine.sampling import SamplingConfig
 from s1jax.models import layers
 from s1jax.models.decoder import Decoder, DecoderConfig, abstract, forward, logits, named
 from s1jax.records import Completion
-from s1jax.tokens import byte_tokenizer
+from s1jax.text.tokens import byte_tokenizer
 
 MAX_LENGTH = 96
 SEED = 3

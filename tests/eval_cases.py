@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import tokenizers
 
-from s1jax.generate.requests import Request
+from s1jax.engine.requests import Request
 from s1jax.methods.session import ModelRun, Session
 from s1jax.records import Completion
-from s1jax.tokens import Tokenizer
+from s1jax.text.tokens import Tokenizer
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

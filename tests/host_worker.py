@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from train_cases import RECIPE, TINY, examples
 
-from s1jax import hosts
 from s1jax.checkpoint import store
 from s1jax.config import BadInput
-from s1jax.mesh import MeshConfig, make_mesh
 from s1jax.models.decoder import Decoder
+from s1jax.parallel import hosts
+from s1jax.parallel.mesh import MeshConfig, make_mesh
 from s1jax.train.packing import PackingConfig
 from s1jax.train.plan import make_plan
 from s1jax.train.step import batch_sharding, initial_state, own_rows, place_batch, state_shardings

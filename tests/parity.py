@@ -17,7 +17,8 @@ import transformers
 
 from s1jax.checkpoint import hf as checkpoint
 from s1jax.checkpoint import layout
-from s1jax.models import cache, layers
+from s1jax.engine import cache
+from s1jax.models import layers
 from s1jax.models.decoder import (
     Decoder,
     Unstacked,

@@ -15,7 +15,8 @@ from parity import FAR, FAST, T, attend_segments, decode_step, our_logits, ours,
 from s1jax.checkpoint import hf as checkpoint
 from s1jax.checkpoint import layout
 from s1jax.checkpoint.entry import Entry
-from s1jax.models import cache, config_from_hf
+from s1jax.engine import cache
+from s1jax.models import config_from_hf
 from s1jax.models.decoder import Decoder, abstract, forward, logits, named, unstack
 
 

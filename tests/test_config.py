@@ -1,11 +1,9 @@
-"""YAML and overrides into frozen dataclasses, and the run folder."""
+"""YAML and overrides into frozen dataclasses."""
 
 import dataclasses
-import json
 from typing import Literal
 
 import pytest
-import yaml
 
 from s1jax import config
 from s1jax.config import BadInput, free
@@ -114,53 +112,3 @@ def test_numbers_in_exponent_form_are_numbers(tmp_path):
 def test_describe_lists_every_key():
     lines = config.describe(Outer)
     assert "out: str (required)" in lines and "inner.rate: float = 1e-05" in lines and "log_every: int = 10" in lines
-
-
-def test_run_folder_remembers_its_identity(tmp_path):
-    first = Outer(out=str(tmp_path / "run"))
-    out = config.open_run(first, device="cpu")
-    assert yaml.safe_load((out / "config.yaml").read_text())["inner"]["rate"] == 1e-5
-    receipt = json.loads((out / "run.json").read_text())
-    assert receipt["device"] == "cpu" and receipt["format"] == "s1jax.run/1" and "numpy" in receipt["packages"]
-    config.open_run(dataclasses.replace(first, log_every=99), device="cpu")
-    (out / "metrics.jsonl").write_text("kept\n")
-    with pytest.raises(BadInput, match=r"inner.rate was 1e-05, is 0.1"):
-        config.open_run(dataclasses.replace(first, inner=Inner(0.1)), device="cpu")
-    assert (out / "metrics.jsonl").read_text() == "kept\n"
-
-
-def test_a_run_killed_while_its_folder_was_begun_goes_on(tmp_path, monkeypatch):
-    config_of_run = Outer(out=str(tmp_path / "run"))
-    for killed in ("replace", "safe_dump"):  # within the receipt; behind it
-
-        def die(*_, **__):
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            if killed == "replace":
-                patch.setattr(config.os, "replace", die)
-            else:
-                patch.setattr(config.yaml, "safe_dump", die)
-            with pytest.raises(KeyboardInterrupt):
-                config.open_run(config_of_run, device="cpu")
-    assert (config.open_run(config_of_run, device="cpu") / "config.yaml").is_file()
-
-
-def test_run_folder_of_something_else(tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(BadInput, match="is a file"):
-        config.open_run(Outer(out=str(tmp_path / "file")), device="cpu")
-    with pytest.raises(BadInput, match="no run.json"):
-        config.open_run(Outer(out=str(tmp_path)), device="cpu")
-    config.open_run(Outer(out=str(tmp_path / "a")), device="cpu")
-
-    @dataclasses.dataclass(frozen=True)
-    class Other:
-        out: str
-
-    with pytest.raises(BadInput, match="belongs to a Outer, not a Other"):
-        config.open_run(Other(out=str(tmp_path / "a")), device="cpu")
-    for content in ("{", "[]"):
-        (tmp_path / "a" / "run.json").write_text(content)
-        with pytest.raises(BadInput, match="cannot be read"):
-            config.open_run(Outer(out=str(tmp_path / "a")), device="cpu")

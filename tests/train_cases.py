@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from s1jax.mesh import MeshConfig, make_mesh
 from s1jax.models.decoder import Decoder, DecoderConfig, named
-from s1jax.render import Row
+from s1jax.parallel.mesh import MeshConfig, make_mesh
+from s1jax.text.render import Row
 from s1jax.train.loss import LossConfig
 from s1jax.train.optimizer import OptimizerConfig
 from s1jax.train.packing import Packed, fill, longest_first, loss_weights

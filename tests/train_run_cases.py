@@ -13,8 +13,8 @@ import tokenizers
 import yaml
 
 from s1jax.config import to_dict
-from s1jax.mesh import MeshConfig
 from s1jax.models.decoder import DecoderConfig
+from s1jax.parallel.mesh import MeshConfig
 from s1jax.train.data import DataConfig
 from s1jax.train.log import LogConfig
 from s1jax.train.loss import LossConfig

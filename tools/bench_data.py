@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from s1jax.render import Row
+from s1jax.text.render import Row
 from s1jax.train.packing import PackingConfig
 from s1jax.train.plan import make_plan, prefetched
 

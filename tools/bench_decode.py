@@ -26,17 +26,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s1jax.generate.admission import admit
-from s1jax.generate.automaton import DONE, RUN, Account, ControlRow, Step
-from s1jax.generate.budget import build
-from s1jax.generate.control import ControlConfig
-from s1jax.generate.engine import Engine
-from s1jax.generate.engine_config import EngineConfig
-from s1jax.generate.requests import Request
-from s1jax.generate.sampling import SamplingConfig
-from s1jax.models import cache as kv
+from s1jax.control.budget.admission import admit
+from s1jax.control.budget.automaton import build
+from s1jax.control.config import ControlConfig
+from s1jax.engine import cache as kv
+from s1jax.engine.config import EngineConfig
+from s1jax.engine.engine import Engine
+from s1jax.engine.protocol import DONE, RUN, Account, ControlRow, Step
+from s1jax.engine.requests import Request
+from s1jax.engine.sampling import SamplingConfig
 from s1jax.models.decoder import Decoder, DecoderConfig, Unstacked, abstract, forward, logits
-from s1jax.tokens import byte_tokenizer
+from s1jax.text.tokens import byte_tokenizer
 
 QWEN = {"family": "qwen2", "H": 128, "rope_theta": 1e6, "max_position": 32768, "qkv_bias": True}
 SHAPES = {

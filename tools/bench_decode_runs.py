@@ -25,14 +25,14 @@ from bench_decode import (
 )
 
 from s1jax.checkpoint import hf
-from s1jax.generate.admission import admit
-from s1jax.generate.budget import build
-from s1jax.generate.control import ControlConfig
-from s1jax.generate.engine import Engine
-from s1jax.generate.requests import Request
-from s1jax.generate.sampling import SamplingConfig
-from s1jax.generate.sweep import Sweep
-from s1jax.tokens import byte_tokenizer
+from s1jax.control.budget.admission import admit
+from s1jax.control.budget.automaton import build
+from s1jax.control.config import ControlConfig
+from s1jax.engine.engine import Engine
+from s1jax.engine.requests import Request
+from s1jax.engine.sampling import SamplingConfig
+from s1jax.methods.sweep import Sweep
+from s1jax.text.tokens import byte_tokenizer
 
 START = "<|im_start|>"
 ASKED = ControlConfig(thinking_start=START, thinking_end=(START,), answer_start=START, forced_end=START)
@@ -44,7 +44,7 @@ def trace_lengths(options: dict) -> list[int]:
     texts = [row["model_response"].partition("<|im_start|>think")[2] for row in rows]
     if "tokenizer" not in options:
         return [max(1, len(text.encode()) // 4) for text in texts]
-    from s1jax.tokens import Tokenizer
+    from s1jax.text.tokens import Tokenizer
 
     tokenizer = Tokenizer.load(options["tokenizer"])
     return [max(1, len(tokenizer.encode_markup(text))) for text in texts]

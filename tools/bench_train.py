@@ -27,10 +27,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s1jax.mesh import MeshConfig, make_mesh
 from s1jax.models import attention
 from s1jax.models.decoder import Decoder, DecoderConfig
-from s1jax.render import Row
+from s1jax.parallel.mesh import MeshConfig, make_mesh
+from s1jax.text.render import Row
 from s1jax.train.flops import peak_flops, train_flops
 from s1jax.train.loss import LossConfig
 from s1jax.train.optimizer import OptimizerConfig

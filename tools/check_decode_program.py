@@ -19,17 +19,17 @@ from typing import Any
 
 import jax
 
-from s1jax import mesh as meshes
-from s1jax.generate import decode
-from s1jax.generate.admission import admit
-from s1jax.generate.budget import build
-from s1jax.generate.control import ControlConfig
-from s1jax.generate.outline import outline
-from s1jax.generate.state import Shape
-from s1jax.mesh import MeshConfig, make_mesh
+from s1jax.control.budget.admission import admit
+from s1jax.control.budget.automaton import build
+from s1jax.control.config import ControlConfig
+from s1jax.engine import decode
+from s1jax.engine.outline import outline
+from s1jax.engine.state import Shape
 from s1jax.models.decoder import DecoderConfig
+from s1jax.parallel import mesh as meshes
+from s1jax.parallel.mesh import MeshConfig, make_mesh
 from s1jax.plan import memory, topology
-from s1jax.tokens import byte_tokenizer
+from s1jax.text.tokens import byte_tokenizer
 
 # Results that are no array of their own: names for others, and what is written into an operand.
 IN_PLACE = {"parameter", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call", "scatter"}

@@ -16,16 +16,16 @@ import jax
 import numpy as np
 
 from s1jax.checkpoint import hf
-from s1jax.generate.admission import admit
-from s1jax.generate.budget import build
-from s1jax.generate.control import ControlConfig
-from s1jax.generate.engine import Engine
-from s1jax.generate.engine_config import EngineConfig
-from s1jax.generate.requests import Request
-from s1jax.generate.sampling import SamplingConfig
-from s1jax.mesh import MeshConfig, make_mesh
+from s1jax.control.budget.admission import admit
+from s1jax.control.budget.automaton import build
+from s1jax.control.config import ControlConfig
+from s1jax.engine.config import EngineConfig
+from s1jax.engine.engine import Engine
+from s1jax.engine.requests import Request
+from s1jax.engine.sampling import SamplingConfig
+from s1jax.parallel.mesh import MeshConfig, make_mesh
 from s1jax.records import read_jsonl
-from s1jax.tokens import Tokenizer
+from s1jax.text.tokens import Tokenizer
 
 FREE = ControlConfig(kind="free")
 TYPES = {

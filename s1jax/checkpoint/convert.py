@@ -21,7 +21,9 @@ from s1jax.checkpoint.entry import Entry, Source
 from s1jax.checkpoint.files import Pending
 from s1jax.checkpoint.folder import carry, close_partial, config_json, fetch, open_partial
 from s1jax.checkpoint.hf import FILE_BYTES, open_source
-from s1jax.config import BadInput, free, open_run, to_dict, write_json
+from s1jax.config import BadInput, free, to_dict
+from s1jax.records import write_json
+from s1jax.runs.folder import open_run
 
 AHEAD_BYTES = 512 * 2**20  # of tensors held at once, where none is larger: one is read while another is written
 

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from s1jax.config import BadInput, write_json
+from s1jax.config import BadInput
+from s1jax.records import write_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -10,10 +10,10 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from s1jax import token_backend
 from s1jax.config import BadInput
 from s1jax.models import FAMILIES, config_from_hf
 from s1jax.models.config import DecoderConfig
+from s1jax.text import token_backend
 
 CARRIED = (*token_backend.TOKENIZER_FILES, "generation_config.json")
 

@@ -16,17 +16,18 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from s1jax import token_backend
 from s1jax.checkpoint import files, layout, orbax
 from s1jax.checkpoint.entry import Entry, Slices, Source
 from s1jax.checkpoint.files import Pending, Stored
 from s1jax.checkpoint.folder import carry, close_partial, config_json, fetch, open_partial, read_config
 from s1jax.checkpoint.source import build
-from s1jax.config import BadInput, write_json
+from s1jax.config import BadInput
 from s1jax.models import FAMILIES
 from s1jax.models.config import DecoderConfig
 from s1jax.models.decoder import Decoder, Model, Unstacked, named
-from s1jax.tokens import Tokenizer
+from s1jax.records import write_json
+from s1jax.text import token_backend
+from s1jax.text.tokens import Tokenizer
 
 FILE_BYTES = 5 * 10**9
 DTYPE_NAMES = {code: name for name, code in (("float32", "F32"), ("bfloat16", "BF16"), ("float16", "F16"))}

@@ -9,13 +9,14 @@ import numpy as np
 import safetensors
 from jax.experimental import multihost_utils
 
-from s1jax import token_backend
 from s1jax.checkpoint import layout
 from s1jax.checkpoint.entry import Entry
 from s1jax.checkpoint.folder import close_partial, open_partial
-from s1jax.config import BadInput, write_json
+from s1jax.config import BadInput
 from s1jax.models.config import DecoderConfig
 from s1jax.models.lora import Adapter, Adapters, LoraConfig, check, letters
+from s1jax.records import write_json
+from s1jax.text import token_backend
 
 MODEL, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 

@@ -22,8 +22,9 @@ import tensorstore
 from orbax.checkpoint import v1 as ocp
 
 from s1jax.checkpoint.entry import Entry, Slices, Source
-from s1jax.config import BadInput, write_json
+from s1jax.config import BadInput
 from s1jax.models.config import DecoderConfig
+from s1jax.records import write_json
 
 FORMAT = "s1jax.model/1"
 ARRAYS, STATE, MANIFEST = "orbax", "state", "s1jax.json"

@@ -15,8 +15,8 @@ import numpy as np
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from s1jax.checkpoint.entry import Entry, Slices, Source
-from s1jax.mesh import param_sharding
 from s1jax.models.decoder import Decoder, Unstacked, abstract, named, unstack
+from s1jax.parallel.mesh import param_sharding
 
 HOST_STACK = 2**30  # bytes of a stacked parameter up to which its layers are put together in host memory
 

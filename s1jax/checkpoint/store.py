@@ -20,7 +20,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from s1jax.config import BadInput, write_json
+from s1jax.config import BadInput
+from s1jax.records import write_json
 
 FORMAT = "s1jax.checkpoint/1"
 ARRAYS, MANIFEST = "arrays", "manifest.json"

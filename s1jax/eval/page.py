@@ -7,7 +7,7 @@ from typing import Any
 
 from s1jax.eval.terminal import describe
 from s1jax.records import Sample
-from s1jax.tokens import Tokenizer
+from s1jax.text.tokens import Tokenizer
 
 LONGEST = 6000
 STYLE = """

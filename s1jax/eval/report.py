@@ -8,12 +8,13 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from s1jax.config import BadInput, free, open_run, write_json
+from s1jax.config import BadInput, free
 from s1jax.eval import page, plot, scaling, summary, terminal
 from s1jax.eval.findings import findings
 from s1jax.eval.summary import REPORT, SAMPLES
-from s1jax.records import Sample, to_completion
-from s1jax.tokens import Tokenizer
+from s1jax.records import Sample, to_completion, write_json
+from s1jax.runs.folder import open_run
+from s1jax.text.tokens import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,19 +10,20 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from s1jax.config import BadInput, write_json
-from s1jax.eval import BENCHMARKS, benchmark, summary, terminal
-from s1jax.eval.benchmark import Benchmark
+from s1jax.benchmarks import BENCHMARKS, benchmark
+from s1jax.benchmarks.benchmark import Benchmark
+from s1jax.config import BadInput
+from s1jax.eval import summary, terminal
 from s1jax.eval.summary import REPORT, SAMPLES, Setting
-from s1jax.grade import KINDS
-from s1jax.grade_pool import Grader
+from s1jax.grading.grade import KINDS
+from s1jax.grading.pool import Grader
 from s1jax.methods.asks import Ask
 from s1jax.methods.method import MethodConfig
 from s1jax.methods.parts import Parts, run_folder
 from s1jax.methods.progress import Progress
 from s1jax.methods.session import ModelRun, Session, answer_text
 from s1jax.methods.stored import stored
-from s1jax.records import Completion, Question, Sample
+from s1jax.records import Completion, Question, Sample, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class EvalRun(ModelRun):
     Attributes:
       benchmark: a name of the registry, or a file of one's own (JSONL, Parquet).
       benchmark_source: a file, a folder or a hub id with the questions of a registered benchmark.
-      grader: a key of `s1jax.grade.KINDS`; None: the benchmark's.
+      grader: a key of `s1jax.grading.grade.KINDS`; None: the benchmark's.
       limit: the first so many questions only.
       instruction: put after the question and an empty line; upstream has none.
       budgets: a sweep: one setting for each thinking budget.

@@ -5,11 +5,11 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from s1jax import grade
 from s1jax.config import BadInput, to_dict
-from s1jax.eval import compat, scaling, stats
-from s1jax.generate.control import ControlConfig
-from s1jax.generate.sampling import SamplingConfig
+from s1jax.control.config import ControlConfig
+from s1jax.engine.sampling import SamplingConfig
+from s1jax.eval import scaling, stats
+from s1jax.grading import compat, grade
 from s1jax.methods import METHODS
 from s1jax.methods.method import Mark, MethodConfig
 from s1jax.records import Sample
@@ -65,7 +65,7 @@ class Score:
 
     Attributes:
       vote: the spelling under which its answer votes; None without an answer.
-      is_right_upstream: by upstream's rules (`s1jax.eval.compat`).
+      is_right_upstream: by upstream's rules (`s1jax.grading.compat`).
       total_tokens: ids of thinking and answer.
     """
 

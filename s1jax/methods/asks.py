@@ -1,16 +1,16 @@
 """What is asked of a model: rows under settings, and the fewest rows that have to be computed for them.
 
 Rows alike in everything are one row. Rows alike but for their thinking budget are one row too, with the others forked
-off on its way (`s1jax.generate.sweep`): a sweep over budgets costs little more than its longest row.
+off on its way (`s1jax.methods.sweep`): a sweep over budgets costs little more than its longest row.
 """
 
 import dataclasses
 from collections.abc import Hashable, Iterable
 
 from s1jax.config import BadInput
-from s1jax.generate.control import ControlConfig
-from s1jax.generate.sampling import SamplingConfig
-from s1jax.generate.sweep import MAX_SMALLER
+from s1jax.control.config import ControlConfig
+from s1jax.engine.sampling import SamplingConfig
+from s1jax.methods.sweep import MAX_SMALLER
 
 
 @dataclasses.dataclass(frozen=True)

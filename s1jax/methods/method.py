@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from s1jax.config import BadInput
-from s1jax.generate.sampling import SamplingConfig
+from s1jax.engine.sampling import SamplingConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Mark:
     """What a method has to know of one sample.
 
     Attributes:
-      vote: the spelling under which its answer votes (`s1jax.grade.vote_key`); None without an answer.
+      vote: the spelling under which its answer votes (`s1jax.grading.grade.vote_key`); None without an answer.
       correct: whether it is right.
       thinking_tokens, total_tokens: ids of thinking; of thinking and answer.
     """

@@ -21,11 +21,12 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from s1jax import hosts
-from s1jax.config import BadInput, identity, open_run, to_dict
-from s1jax.lock import locked
-from s1jax.mesh import MeshConfig
+from s1jax.config import BadInput, to_dict
+from s1jax.parallel import hosts
+from s1jax.parallel.mesh import MeshConfig
 from s1jax.records import JsonlWriter
+from s1jax.runs.folder import identity, open_run
+from s1jax.runs.lock import locked
 
 Key = tuple[str, int]
 POLL_SECONDS = 0.5

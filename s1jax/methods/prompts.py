@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 from s1jax import records
 from s1jax.config import BadInput, from_dict, to_dict
-from s1jax.generate.control import ControlConfig
-from s1jax.generate.sampling import SamplingConfig
-from s1jax.methods.session import system_turn
+from s1jax.control.config import ControlConfig
+from s1jax.engine.sampling import SamplingConfig
 from s1jax.records import Prompt
+from s1jax.text.chat import system_turn
 
 T = TypeVar("T")
 CONTROL = {field.name for field in dataclasses.fields(ControlConfig)}

@@ -7,8 +7,9 @@ import json
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from s1jax import grade, records
-from s1jax.config import BadInput, write_json
+from s1jax import records
+from s1jax.config import BadInput
+from s1jax.grading import grade
 from s1jax.methods import METHODS, vote
 from s1jax.methods.asks import Ask
 from s1jax.methods.parts import Parts, run_folder
@@ -17,7 +18,7 @@ from s1jax.methods.prompts import override, prompt_of, read_prompts
 from s1jax.methods.session import ModelRun, Session, answer_text
 from s1jax.methods.stored import stored
 from s1jax.methods.stream import Stream
-from s1jax.records import Completion, Prompt
+from s1jax.records import Completion, Prompt, write_json
 
 COMPLETIONS, VOTES, SETTINGS = "completions.jsonl", "votes.jsonl", "settings.json"
 
@@ -29,7 +30,7 @@ class GenerateRun(ModelRun):
     Attributes:
       prompts: a JSONL file; see `s1jax.methods.prompts`.
       prompt: one question instead, whose completion is shown while it is written.
-      answers: how answers vote (`method.kind=vote`): a key of `s1jax.grade.KINDS`.
+      answers: how answers vote (`method.kind=vote`): a key of `s1jax.grading.grade.KINDS`.
     """
 
     prompts: str | None = None

@@ -11,24 +11,26 @@ from typing import Any, Literal
 
 import jax
 
-from s1jax import hosts
 from s1jax.checkpoint import hf
 from s1jax.config import BadInput, free
-from s1jax.generate import CONTROLS, sampling
-from s1jax.generate.admission import admit
-from s1jax.generate.automaton import MAX_IDS, ControlRow
-from s1jax.generate.control import ControlConfig, header_ids
-from s1jax.generate.engine import Engine
-from s1jax.generate.engine_config import EngineConfig
-from s1jax.generate.requests import Request
-from s1jax.generate.sampling import SamplingConfig
-from s1jax.generate.sweep import Sweep
-from s1jax.mesh import MeshConfig, make_mesh
+from s1jax.control import CONTROLS
+from s1jax.control.budget.admission import admit
+from s1jax.control.config import ControlConfig, header_ids
+from s1jax.engine import sampling
+from s1jax.engine.config import EngineConfig
+from s1jax.engine.engine import Engine
+from s1jax.engine.protocol import MAX_IDS, ControlRow
+from s1jax.engine.requests import Request
+from s1jax.engine.sampling import SamplingConfig
 from s1jax.methods.asks import Ask, Tree, plan
 from s1jax.methods.method import MethodConfig
 from s1jax.methods.parts import Share, share_of
+from s1jax.methods.sweep import Sweep
+from s1jax.parallel import hosts
+from s1jax.parallel.mesh import MeshConfig, make_mesh
 from s1jax.records import Completion
-from s1jax.tokens import Tokenizer
+from s1jax.text.chat import system_turn
+from s1jax.text.tokens import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -206,11 +208,6 @@ def build_engines(config: ModelRun, tokenizer: Tokenizer, controls: Sequence[Con
 def say(line: str) -> None:
     """A line for whoever watches."""
     print(line, file=sys.stderr, flush=True)
-
-
-def system_turn(system: str | None) -> list[dict[str, str]]:
-    """The system turn as a list of messages, empty without one."""
-    return [] if system is None else [{"role": "system", "content": system}]
 
 
 def _read_template(path: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from s1jax.config import BadInput
-from s1jax.generate.sampling import SamplingConfig
+from s1jax.engine.sampling import SamplingConfig
 from s1jax.methods.method import Mark, Method, MethodConfig, Outcome, refuse_copies
 
 

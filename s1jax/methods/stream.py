@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from s1jax.generate.control import ControlConfig
-from s1jax.generate.requests import Request
+from s1jax.control.config import ControlConfig
+from s1jax.engine.requests import Request
 from s1jax.records import Completion
-from s1jax.tokens import Tokenizer
+from s1jax.text.tokens import Tokenizer
 
 FORCED = "bold yellow"
 # Ids that may still be taken back: a half delimiter.

@@ -21,12 +21,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from s1jax.axes import constrain
 from s1jax.config import BadInput
-from s1jax.mesh import ACTIVATION
 from s1jax.models import attention_kernels
 from s1jax.models.decoder import Attend, DecoderConfig
 from s1jax.models.time import cut_time, join_time, nearest_divisor
+from s1jax.parallel.axes import constrain
+from s1jax.parallel.mesh import ACTIVATION
 
 SCORES = 1 << 26  # float32 scores that XLA attention holds per device at once
 ROUNDS, ROUND = 8, 128  # XLA attention takes the queries of a row in up to 8 rounds of at least 128 positions

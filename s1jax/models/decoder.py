@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from s1jax.axes import Weight, constrain, einsum, take
-from s1jax.mesh import LOOKUP
 from s1jax.models import layers
 from s1jax.models.config import DecoderConfig
+from s1jax.parallel.axes import Weight, constrain, einsum, take
+from s1jax.parallel.mesh import LOOKUP
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 """`attend(q_BTKGH, k_BTKH, v_BTKH, layer_state) -> (o_BTKGH, layer_state)`, called once a layer after the rotation."""

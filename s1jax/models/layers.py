@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from s1jax.axes import Weight, constrain, einsum
+from s1jax.parallel.axes import Weight, constrain, einsum
 
 
 def param(letters: str, shape: tuple[int, ...], rngs: nnx.Rngs, *, scale: float | None = None) -> nnx.Param:

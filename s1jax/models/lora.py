@@ -13,10 +13,10 @@ import math
 import jax
 import jax.numpy as jnp
 
-from s1jax.axes import Adapted
 from s1jax.config import BadInput
 from s1jax.models.config import DecoderConfig
 from s1jax.models.decoder import Decoder, named
+from s1jax.parallel.axes import Adapted
 
 # Parameter -> (letters that a product sums over, the others).
 TARGETS = {

@@ -9,24 +9,24 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from s1jax import mesh as meshes
 from s1jax.config import BadInput
-from s1jax.generate import decode, prefill
-from s1jax.generate.admission import admit
-from s1jax.generate.budget import build
-from s1jax.generate.control import ControlConfig
-from s1jax.generate.engine_config import EngineConfig
-from s1jax.generate.memory import MOST_SLOTS, fit
-from s1jax.generate.outline import outline
-from s1jax.generate.slots import Buckets
-from s1jax.generate.state import Shape
-from s1jax.mesh import MeshConfig, make_mesh
-from s1jax.models.cache import Size
+from s1jax.control.budget.admission import admit
+from s1jax.control.budget.automaton import build
+from s1jax.control.config import ControlConfig
+from s1jax.engine import decode, prefill
+from s1jax.engine.cache import Size
+from s1jax.engine.config import EngineConfig
+from s1jax.engine.memory import MOST_SLOTS, fit
+from s1jax.engine.outline import outline
+from s1jax.engine.slots import Buckets
+from s1jax.engine.state import Shape
 from s1jax.models.decoder import DecoderConfig
+from s1jax.parallel import mesh as meshes
+from s1jax.parallel.mesh import MeshConfig, make_mesh
 from s1jax.plan import memory
 from s1jax.plan.memory import Memory
 from s1jax.plan.topology import Topology
-from s1jax.tokens import byte_tokenizer
+from s1jax.text.tokens import byte_tokenizer
 from s1jax.train.flops import matmul_parameters, peak_flops
 
 # Layers that are compiled: a step has them one after another, so its program takes minutes to compile for 64, and they

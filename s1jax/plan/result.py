@@ -4,8 +4,8 @@ import dataclasses
 
 from jax.sharding import Mesh
 
-from s1jax.mesh import MeshConfig
 from s1jax.models.decoder import DecoderConfig
+from s1jax.parallel.mesh import MeshConfig
 from s1jax.plan.memory import Memory
 from s1jax.train.config import TrainRun
 from s1jax.train.step import Recipe

@@ -9,10 +9,10 @@ import importlib.metadata
 import pathlib
 from typing import Any, Literal
 
-from s1jax.config import BadInput, free, open_run, write_json
-from s1jax.generate.engine_config import EngineConfig
-from s1jax.mesh import MeshConfig
+from s1jax.config import BadInput, free
+from s1jax.engine.config import EngineConfig
 from s1jax.models.decoder import DecoderConfig, abstract, count
+from s1jax.parallel.mesh import MeshConfig
 from s1jax.plan import advice, search, topology
 from s1jax.plan.decode import plan_decode
 from s1jax.plan.memory import BESIDE, USABLE, Memory, Verdict
@@ -20,6 +20,8 @@ from s1jax.plan.result import TrainPlan, least_bytes
 from s1jax.plan.sizes import decoder_config
 from s1jax.plan.topology import GIB, Topology
 from s1jax.plan.train import plan_train, steps_of
+from s1jax.records import write_json
+from s1jax.runs.folder import open_run
 from s1jax.train.config import TrainRun
 from s1jax.train.data import DataConfig
 from s1jax.train.flops import train_flops

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from statistics import NormalDist
 
 from s1jax.config import BadInput
-from s1jax.mesh import AXES, MeshConfig
 from s1jax.models.decoder import DecoderConfig
+from s1jax.parallel.mesh import AXES, MeshConfig
 from s1jax.plan.memory import Verdict
 from s1jax.plan.topology import Topology
 from s1jax.train.flops import matmul_parameters, peak_flops, train_flops

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from s1jax.config import BadInput
-from s1jax.mesh import MeshConfig, make_mesh
 from s1jax.models.decoder import Decoder, DecoderConfig
+from s1jax.parallel.mesh import MeshConfig, make_mesh
 from s1jax.plan import memory
 from s1jax.plan.memory import Memory
 from s1jax.plan.result import TrainPlan

@@ -26,18 +26,18 @@ from curation.run import run as curate
 from curation.sources import SourceConfig
 from s1jax.checkpoint.convert import ConvertRun
 from s1jax.checkpoint.convert import run as convert
-from s1jax.config import open_run, write_json
+from s1jax.control.config import ControlConfig
+from s1jax.engine.config import EngineConfig
 from s1jax.eval.report import ReportRun
 from s1jax.eval.report import run as report
 from s1jax.eval.run import EvalRun, VoteSweep
 from s1jax.eval.run import run as evaluate
-from s1jax.generate.control import ControlConfig
-from s1jax.generate.engine_config import EngineConfig
-from s1jax.mesh import MeshConfig
 from s1jax.models.decoder import DecoderConfig
+from s1jax.parallel.mesh import MeshConfig
 from s1jax.quickstart import task
 from s1jax.quickstart.tokenizer import train_tokenizer
-from s1jax.records import write_jsonl
+from s1jax.records import write_json, write_jsonl
+from s1jax.runs.folder import open_run
 from s1jax.train.data import DataConfig
 from s1jax.train.loss import LossConfig
 from s1jax.train.optimizer import OptimizerConfig

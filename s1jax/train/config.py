@@ -4,9 +4,9 @@ import dataclasses
 from typing import Literal
 
 from s1jax.config import free
-from s1jax.mesh import MeshConfig
 from s1jax.models.decoder import DecoderConfig
 from s1jax.models.lora import LoraConfig
+from s1jax.parallel.mesh import MeshConfig
 from s1jax.train.data import DataConfig
 from s1jax.train.log import LogConfig
 from s1jax.train.loss import LossConfig

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from s1jax.config import BadInput
-from s1jax.render import Row, render_row
 from s1jax.tables import load_rows
-from s1jax.tokens import PRESETS, Markers, Tokenizer
+from s1jax.text.render import Row, render_row
+from s1jax.text.tokens import PRESETS, Markers, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

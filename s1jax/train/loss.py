@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from s1jax import axes
-from s1jax.axes import constrain, einsum
-from s1jax.mesh import LOSS
 from s1jax.models.decoder import Model, head
 from s1jax.models.time import cut_time, nearest_divisor
+from s1jax.parallel import axes
+from s1jax.parallel.axes import constrain, einsum
+from s1jax.parallel.mesh import LOSS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Container, Sequence
 import numpy as np
 
 from s1jax.config import BadInput
-from s1jax.render import Row
+from s1jax.text.render import Row
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import grain
 import numpy as np
 
 from s1jax.config import BadInput
-from s1jax.render import Row
+from s1jax.text.render import Row
 from s1jax.train.packing import (
     Packed,
     PackingConfig,

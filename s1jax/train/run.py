@@ -17,11 +17,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from s1jax import hosts
 from s1jax.checkpoint import hf, lora, store
-from s1jax.mesh import make_mesh
 from s1jax.models.decoder import Decoder, count
-from s1jax.tokens import Tokenizer
+from s1jax.parallel import hosts
+from s1jax.parallel.mesh import make_mesh
+from s1jax.text.tokens import Tokenizer
 from s1jax.train import data
 from s1jax.train.config import RandomModel as RandomModel
 from s1jax.train.config import SaveConfig as SaveConfig

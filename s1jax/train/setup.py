@@ -15,10 +15,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from s1jax.checkpoint.folder import fetch, read_config
-from s1jax.config import BadInput, open_run, to_dict
+from s1jax.config import BadInput, to_dict
 from s1jax.models import FAMILIES, attention, lora
 from s1jax.models.decoder import DecoderConfig
-from s1jax.tokens import Tokenizer
+from s1jax.runs.folder import open_run
+from s1jax.text.tokens import Tokenizer
 from s1jax.train import log
 from s1jax.train.config import RandomModel, TrainRun
 from s1jax.train.data import Examples, load_examples

@@ -12,11 +12,11 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from s1jax import axes
-from s1jax import mesh as placement
 from s1jax.models import attention, lora
 from s1jax.models.decoder import Decoder, forward, letters
 from s1jax.models.lora import Adapters, LoraConfig
+from s1jax.parallel import axes
+from s1jax.parallel import mesh as placement
 from s1jax.train import optimizer
 from s1jax.train.loss import LossConfig, weighted_loss
 from s1jax.train.optimizer import OptimizerConfig

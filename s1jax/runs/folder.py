@@ -1,0 +1,100 @@
+"""The folder of a run: the config it was made from, which must be the same when the run goes on."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from typing import Any
+
+import yaml
+
+from s1jax import records
+from s1jax.config import BadInput, to_dict
+
+PACKAGES = ("s1jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """Flat `{dotted key: value}` of the fields that say what a run computes; `free` fields and `out` are left out."""
+    flat: dict[str, Any] = {}
+
+    def walk(node: Any, prefix: str) -> None:
+        for field in dataclasses.fields(node):
+            if field.metadata.get("free") or (not prefix and field.name == "out"):
+                continue
+            value = getattr(node, field.name)
+            if dataclasses.is_dataclass(value):
+                walk(value, f"{prefix}{field.name}.")
+            else:
+                flat[prefix + field.name] = json.loads(json.dumps(_plain(value)))
+
+    walk(config, "")
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def open_run(config: Any, *, device: str) -> pathlib.Path:
+    """Make or enter the run folder `config.out` and leave the resolved config, versions, device and seed in it.
+
+    Args:
+      config: a frozen dataclass with a field `out`.
+      device: what the run computes on, in words.
+
+    Returns: the folder.
+
+    Raises:
+      BadInput: the folder belongs to a run whose identity keys differ. Nothing in it is touched.
+    """
+    out = pathlib.Path(config.out)
+    receipt = out / "run.json"
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"out={out} is a file; give the path of a folder")
+    if receipt.is_file():
+        _check_identity(receipt, config, out)
+    elif out.is_dir() and not all(path.name.startswith(".run.json.") for path in out.iterdir()):
+        raise BadInput(f"out={out} holds files but no run.json, so no run to go on with; give a new or an empty folder")
+    record = {
+        "format": "s1jax.run/1",
+        "kind": type(config).__name__,
+        "identity": identity(config),
+        "seed": getattr(config, "seed", None),
+        "device": device,
+        "python": platform.python_version(),
+        "environment": {name: value for name, value in os.environ.items() if name.startswith(("XLA_", "JAX_"))},
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+    }
+    records.write_json(receipt, record)  # first: a folder without it is taken for another's
+    (out / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+    return out
+
+
+def _check_identity(receipt: pathlib.Path, config: Any, out: pathlib.Path) -> None:
+    try:
+        before = json.loads(receipt.read_text(encoding="utf-8"))
+        kind, old = before["kind"], before["identity"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{receipt} cannot be read ({error!r}); give a new out folder") from None
+    if kind != type(config).__name__:
+        raise BadInput(f"out={out} belongs to a {kind}, not a {type(config).__name__}; give another out folder")
+    new = identity(config)
+    different = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    if different:
+        shown = "; ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in different[:4])
+        more = f" (and {len(different) - 4} more)" if len(different) > 4 else ""
+        raise BadInput(f"out={out} belongs to another run: {shown}{more}; set them back or give another out folder")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
