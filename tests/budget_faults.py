@@ -44,7 +44,7 @@ FAULTS = [
     ),
     (
         "a rewind forgets the newline before it",
-        "budget/trail",
+        "trail",
         "shifted(self.newline_BW,",
         "restarted(self.newline_BW,",
     ),
@@ -71,10 +71,10 @@ FAULTS = [
         "in reversed(list(zip(rows, hits, strict=True)))",
         "in list(zip(rows, hits, strict=True))",
     ),
-    ("one earlier id too many", "budget/trail", "reach_BW < bytes_B[:, None]", "reach_BW <= bytes_B[:, None]"),
-    ("no earlier id is found", "budget/trail", "short_B + (bytes_B > 0)", "short_B"),
-    ("matching goes on over injections", "budget/trail", "restarted(self.matched_BW,", "shifted(self.matched_BW,"),
-    ("matching forgets a rewind", "budget/trail", "place_W + (rewind_B - is_kept_B)", "place_W + (0 - is_kept_B)"),
+    ("one earlier id too many", "trail", "reach_BW < bytes_B[:, None]", "reach_BW <= bytes_B[:, None]"),
+    ("no earlier id is found", "trail", "short_B + (bytes_B > 0)", "short_B"),
+    ("matching goes on over injections", "trail", "restarted(self.matched_BW,", "shifted(self.matched_BW,"),
+    ("matching forgets a rewind", "trail", "place_W + (rewind_B - is_kept_B)", "place_W + (0 - is_kept_B)"),
     # Natural ends.
     (
         "every delimiter is replaced",
@@ -171,19 +171,19 @@ FAULTS = [
         "move.closes_B & acts_B, status_B",
     ),
     # Loops.
-    ("injected strings look like loops", "budget/trail", "restarted(self.drawn_BX,", "shifted(self.drawn_BX,"),
+    ("injected strings look like loops", "trail", "restarted(self.drawn_BX,", "shifted(self.drawn_BX,"),
     (
         "thinking and answer make one loop",
         "budget/automaton",
         "((after.phase_B == ANSWER) & ~move.answers_B)",
         "(after.phase_B < 0)",
     ),
-    ("a loop needs one repetition less", "budget/trail", "(min_count_B[:, None] - 1)", "(min_count_B[:, None] - 2)"),
-    ("the longest pattern is not looked for", "budget/trail", "period_P <= max_pattern_B", "period_P < max_pattern_B"),
-    ("patterns that are too short", "budget/trail", "period_P >= min_pattern_B[:, None]", "period_P >= 1"),
+    ("a loop needs one repetition less", "trail", "(min_count_B[:, None] - 1)", "(min_count_B[:, None] - 2)"),
+    ("the longest pattern is not looked for", "trail", "period_P <= max_pattern_B", "period_P < max_pattern_B"),
+    ("patterns that are too short", "trail", "period_P >= min_pattern_B[:, None]", "period_P >= 1"),
     (
         "a rewind leaves its loop",
-        "budget/trail",
+        "trail",
         "run_BWP=restarted(self.run_BWP, entry.run_BWP, 0)",
         "run_BWP=_shift(self.run_BWP, entry.run_BWP, 0, rewind_B * 0, is_kept_B)",
     ),

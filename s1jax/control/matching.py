@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from s1jax.control.trail import ROOT
 from s1jax.engine.protocol import Array
 
 MISSED = np.iinfo(np.int32).min
-ROOT = 0
 
 
 @jax.tree_util.register_dataclass

@@ -16,9 +16,9 @@ from s1jax.config import BadInput
 from s1jax.control.budget.account import account
 from s1jax.control.budget.rules import Draw, advance, answer, closes_or_looks, decide, leave, put, rewind
 from s1jax.control.budget.state import ANSWER, HARNESS, NO_BEGINNING, OPEN, OVER, S1JAX, State, fresh
-from s1jax.control.budget.trail import Trail
 from s1jax.control.config import ControlConfig
 from s1jax.control.matching import ROOT, Matching, tabulate
+from s1jax.control.trail import Trail
 from s1jax.engine.protocol import DONE, PAUSE, RUN, Account, Array, ControlRow, Step
 from s1jax.text.tokens import Tokenizer
 

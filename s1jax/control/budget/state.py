@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from s1jax.config import BadInput
-from s1jax.control.budget.trail import Trail, empty_trail
+from s1jax.control.trail import Trail, empty_trail
 from s1jax.engine.protocol import MAX_NEWLINE_IDS, MAX_PAUSES, MAX_STRING_IDS, MAX_STRINGS, Array, ControlRow
 
 THINK, CLOSE, ANSWER, OVER = 0, 1, 2, 3

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s1jax.control.matching import ROOT
 from s1jax.engine.protocol import Array
 
 NO_ID = -1
+ROOT = 0  # match state where nothing has been read (`s1jax.control.matching`)
 
 
 @jax.tree_util.register_dataclass
