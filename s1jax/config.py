@@ -12,7 +12,7 @@ import pathlib
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import yaml
@@ -41,6 +41,17 @@ def free(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSI
     if factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def choice(default: Any, classes: Callable[[], Mapping[str, type]], *, is_free: bool = False) -> Any:
+    """A field whose key `kind` picks its config class, so that an entry of a registry owns its fields.
+
+    Args:
+      default: an instance of the class taken when no `kind` is given.
+      classes: gives the class of each kind when it is called; each has a field `kind` whose default is its name.
+      is_free: as `free`.
+    """
+    return dataclasses.field(default=default, metadata={"choice": classes, "free": is_free})
 
 
 def load(cls: type[T], path: str | os.PathLike | None = None, overrides: Sequence[str] = ()) -> T:
@@ -82,11 +93,23 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
 
 def _is_text(cls: Any, key: str) -> bool:
     """The key takes texts and nothing else. YAML would cut `Problem #3` at the `#` and make a mapping of `x: 1`."""
-    hint = cls
+    hints = [cls]
     for part in key.split("."):
-        nested = [h for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h)]
-        hint = typing.get_type_hints(nested[0]).get(part) if nested else None
-    return hint in (str, str | None)
+        nested = [h for hint in hints for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h)]
+        hints = [hint for owner in nested for hint in _hints_of(owner, part)]
+    return bool(hints) and all(hint in (str, str | None) for hint in hints)
+
+
+def _hints_of(cls: Any, name: str) -> list[Any]:
+    """What the field may be: its type, or the classes that its kind picks from; nothing without such a field."""
+    for field in dataclasses.fields(cls):
+        if field.name == name:
+            return (
+                list(field.metadata["choice"]().values())
+                if "choice" in field.metadata
+                else [typing.get_type_hints(cls)[name]]
+            )
+    return []
 
 
 def _parse(text: str, where: str) -> Any:
@@ -116,11 +139,32 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
             raise BadInput(f"unknown key {where + str(key)!r}; the nearest known key is {where + near[0]!r}")
     values = {}
     for name, field in fields.items():
-        if name in data:
+        if name in data and "choice" in field.metadata:
+            values[name] = _choose(field, data[name], where + name)
+        elif name in data:
             values[name] = _convert(hints[name], data[name], where + name)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise BadInput(f"key {where + name!r} is missing; add {where + name}=... ({_show(hints[name])})")
     return cls(**values)
+
+
+def _choose(field: dataclasses.Field, value: Any, where: str) -> Any:
+    """The config of the kind that `value` names. Raises BadInput, with the kinds that have it, for another's field."""
+    classes = field.metadata["choice"]()
+    if not isinstance(value, Mapping):
+        raise BadInput(f"key {where!r} is {value!r} ({type(value).__name__}); it must be keys, the first of them kind")
+    kind = value.get("kind", getattr(field.default, "kind", None))
+    if not isinstance(kind, str) or kind not in classes:
+        raise BadInput(f"key {where + '.kind'!r} is {kind!r}; it must be one of {', '.join(map(repr, classes))}")
+    names = {name: {each.name for each in dataclasses.fields(cls)} for name, cls in classes.items()}
+    for key in value:
+        owners = [name for name in classes if key in names[name]]
+        if owners and kind not in owners:
+            raise BadInput(
+                f"key {where}.{key} is for {where}.kind={' or '.join(owners)}, and {where}.kind is {kind}; leave one "
+                "of the two out"
+            )
+    return from_dict(classes[kind], {"kind": kind, **value}, f"{where}.")
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

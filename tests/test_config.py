@@ -112,3 +112,54 @@ def test_numbers_in_exponent_form_are_numbers(tmp_path):
 def test_describe_lists_every_key():
     lines = config.describe(Outer)
     assert "out: str (required)" in lines and "inner.rate: float = 1e-05" in lines and "log_every: int = 10" in lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    kind: str = "plain"
+    note: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Limited:
+    kind: str = "limited"
+    limit: int = 5
+
+
+SHAPES = {"plain": Plain, "limited": Limited}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    shape: Plain | Limited = config.choice(Limited(), lambda: SHAPES)
+
+
+def test_the_kind_picks_the_class(monkeypatch):
+    assert config.load(Chosen).shape == Limited()
+    assert config.load(Chosen, overrides=["shape.limit=7"]).shape == Limited(limit=7)
+    assert config.load(Chosen, overrides=["shape.kind=plain", "shape.note=a # b"]).shape == Plain(note="a # b")
+    loaded = config.load(Chosen, overrides=["shape.kind=plain"])
+    assert config.from_dict(Chosen, config.to_dict(loaded)) == loaded
+
+    @dataclasses.dataclass(frozen=True)
+    class Late:
+        kind: str = "late"
+        speed: float = 1.0
+
+    monkeypatch.setitem(SHAPES, "late", Late)
+    assert config.load(Chosen, overrides=["shape.kind=late", "shape.speed=2"]).shape == Late(speed=2.0)
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["shape.kind=round"], "key 'shape.kind' is 'round'; it must be one of 'plain', 'limited'"),
+        (["shape.kind=[1]"], "key 'shape.kind' is .*1.*must be one of"),
+        (["shape.kind=plain", "shape.limit=3"], "shape.limit is for shape.kind=limited, and shape.kind is plain"),
+        (["shape.limti=3"], "unknown key 'shape.limti'; the nearest known key is 'shape.limit'"),
+        (["shape=limited"], "key 'shape' is 'limited' .str.; it must be keys"),
+    ],
+)
+def test_what_the_kind_does_not_have_is_refused(overrides, message):
+    with pytest.raises(BadInput, match=message):
+        config.load(Chosen, overrides=overrides)
