@@ -64,8 +64,12 @@ class Completion:
     """What was generated for one prompt and sample index; see the file contract.
 
     Thinking is `token_ids[:thinking_tokens]`; the drawn answer begins at `answer_offset`; `forced[i]` says that
-    `token_ids[i]` was put there by the control and not drawn; a final stop id is kept in `token_ids` and not counted in
-    `answer_tokens`; `logprobs[i]` is the log-softmax of the raw fp32 logits at the id that stands there.
+    `token_ids[i]` was put there by the control and not drawn; a final stop token is kept in `token_ids` and not counted
+    in `answer_tokens`; `logprobs[i]` is the log-softmax of the raw fp32 logits at the token that stands there.
+
+    `extra` is what the control adds (`budget`: `n_ignored`, `reopened`, `loop_at`); in a file its keys stand at the top
+    level, and they can be read like fields. A `finish_reason` of `cancelled` or `error` exists in memory alone; `error`
+    then says what happened.
     """
 
     id: str
@@ -77,15 +81,29 @@ class Completion:
     thinking_tokens: int
     answer_offset: int
     answer_tokens: int
-    n_ignored: int
     steps: int
     thinking_finish_reason: str | None
     finish_reason: str
-    reopened: bool
     text: str
     logprobs: tuple[float, ...] | None = None
-    loop_at: int | None = None
     format: str = "s1jax.completion/1"
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    error: str | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        extra = self.__dict__.get("extra", {})
+        if name in extra:
+            return extra[name]
+        raise AttributeError(f"{type(self).__name__} has no {name!r}; its control adds {sorted(extra)}")
+
+    @property
+    def is_finished(self) -> bool:
+        """It ended by itself; others are never written."""
+        return self.finish_reason not in UNFINISHED
+
+
+UNFINISHED = ("cancelled", "error")
+IN_MEMORY = ("extra", "error")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +116,14 @@ class Sample(Completion):
     correct: bool = False
     no_answer: bool = False
     format: str = "s1jax.sample/1"
+
+
+def to_row(completion: Completion) -> dict[str, Any]:
+    """The row of a file. Raises ValueError for a completion that did not finish: it must be made again."""
+    if not completion.is_finished:
+        raise ValueError(f"{completion.id!r} sample {completion.sample} is {completion.finish_reason}, not finished")
+    row = dataclasses.asdict(completion)
+    return {**{name: value for name, value in row.items() if name not in IN_MEMORY}, **completion.extra}
 
 
 def question_id(text: str) -> str:
@@ -154,8 +180,7 @@ class JsonlWriter:
 
     def write(self, row: Any) -> None:
         """Append a dict or a dataclass and flush it to disk."""
-        data = dataclasses.asdict(row) if dataclasses.is_dataclass(row) and not isinstance(row, type) else row
-        self._file.write(json.dumps(data, ensure_ascii=False) + "\n")
+        self._file.write(json.dumps(_plain(row), ensure_ascii=False) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -168,6 +193,12 @@ class JsonlWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _plain(row: Any) -> Any:
+    if isinstance(row, Completion):
+        return to_row(row)
+    return dataclasses.asdict(row) if dataclasses.is_dataclass(row) and not isinstance(row, type) else row
 
 
 def _drop_torn_line(path: pathlib.Path) -> None:
@@ -185,8 +216,7 @@ def write_jsonl(path: str | os.PathLike, rows: Iterable[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with neighbour.open("w", encoding="utf-8") as file:
         for row in rows:
-            data = dataclasses.asdict(row) if dataclasses.is_dataclass(row) and not isinstance(row, type) else row
-            file.write(json.dumps(data, ensure_ascii=False) + "\n")
+            file.write(json.dumps(_plain(row), ensure_ascii=False) + "\n")
     os.replace(neighbour, path)
 
 
@@ -213,11 +243,17 @@ def to_completion(row: Mapping[str, Any], cls: type[Completion] = Completion, wh
     """A `Completion` (or `Sample`) from a row of its file.
 
     Raises:
-      BadInput: an unknown or missing key, or a row of another format.
+      BadInput: a missing key, a key that is neither a field nor a count of a control, or a row of another format.
     """
     if not isinstance(row, Mapping):
         raise BadInput(f"{where}is a JSON {type(row).__name__}, not a row; remove that line")
     written = row.get("format", cls.format)
     if written != cls.format:
         raise BadInput(f"{where}format is {written!r}, this version reads {cls.format!r}; use a file of that format")
-    return from_dict(cls, row, where)
+    known = {field.name for field in dataclasses.fields(cls)} - {*IN_MEMORY}
+    common = {name: value for name, value in row.items() if name in known}
+    extra = {name: value for name, value in row.items() if name not in known}
+    for name, value in extra.items():
+        if name in IN_MEMORY or not isinstance(value, bool | int | float | str | None):
+            raise BadInput(f"{where}{name} is {value!r}, which is none of a control's counts; remove that line")
+    return from_dict(cls, {**common, "extra": extra}, where)

@@ -10,8 +10,8 @@ from oracle_budget import OracleRow
 
 from s1jax.config import BadInput
 from s1jax.control.budget.admission import admit
-from s1jax.control.config import ControlConfig
-from s1jax.engine.protocol import ControlRow, RepetitionDetection
+from s1jax.control.budget.config import BudgetConfig
+from s1jax.control.budget.settings import BudgetSettings, RepetitionDetection
 
 N_BUCKETS, N_KINDS = 11, 8
 
@@ -97,12 +97,12 @@ class Case:
     """One request and the model that answers it."""
 
     group: Group
-    config: ControlConfig
+    config: BudgetConfig
     lengths: dict[str, int]
     kind: int
     seed: int
 
-    def admitted(self) -> ControlRow | None:
+    def admitted(self) -> BudgetSettings | None:
         try:
             return admit(self.config, self.group.tokenizer, **self.lengths)  # type: ignore[arg-type]
         except BadInput:
@@ -149,7 +149,7 @@ def random_case(rng: random.Random, group: Group, seed: int) -> Case:
         sizes = {"max_pattern_size": rng.randint(least, 6), "min_pattern_size": least, "min_count": rng.randint(2, 4)}
         fields["repetition_detection"] = RepetitionDetection(**sizes)
         fields["loop_action"] = rng.choice(("end_thinking", "stop", "report"))
-    config = ControlConfig(
+    config = BudgetConfig(
         thinking=thinking,
         thinking_start="<",
         thinking_end=tuple(rng.sample(group.delimiters, n_delimiters)),

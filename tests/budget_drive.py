@@ -17,8 +17,9 @@ from oracle_budget import Draw, OracleResult, OracleRow, Refused
 from s1jax.config import BadInput
 from s1jax.control.budget import automaton as budget
 from s1jax.control.budget.admission import admit
-from s1jax.control.config import ControlConfig
-from s1jax.engine.protocol import DONE, RUN, ControlRow, RepetitionDetection
+from s1jax.control.budget.config import BudgetConfig
+from s1jax.control.budget.settings import BudgetSettings, RepetitionDetection
+from s1jax.engine.protocol import DONE, RUN
 
 MAX_IDS, N_ROWS = 96, 64
 # One shape for all tests, so that each loop is compiled once.
@@ -149,6 +150,7 @@ def _result(control: Any, run: Run, index: int) -> OracleResult:
 def as_result(control: Any, state_row: Any, ids: Sequence[int], forced: Sequence[bool]) -> OracleResult:
     """One row's account beside its ids."""
     account = dataclasses.asdict(control.account(state_row, ids, forced))
+    account |= account.pop("extra")
     del account["reopened"]
     return OracleResult(token_ids=tuple(ids), forced=tuple(forced), **account)
 
@@ -180,8 +182,8 @@ class GivenTokenizer:
         return list(self._bytes)
 
 
-def _config(row: OracleRow, tokenizer: GivenTokenizer) -> ControlConfig:
-    return ControlConfig(
+def _config(row: OracleRow, tokenizer: GivenTokenizer) -> BudgetConfig:
+    return BudgetConfig(
         thinking=row.thinking,
         thinking_start="<think>",
         thinking_end=tuple(delimiter.decode() for delimiter in row.delimiters),
@@ -226,7 +228,7 @@ def simulate_group(rows: Sequence[OracleRow], draws: Sequence[Draw]) -> list[Ora
     return found
 
 
-def _simulate_batch(control: Any, rows: Sequence[ControlRow], draws: Sequence[Draw]) -> list[OracleResult]:
+def _simulate_batch(control: Any, rows: Sequence[BudgetSettings], draws: Sequence[Draw]) -> list[OracleResult]:
     state = control.rows([*rows, *rows[:1] * (N_ROWS - len(rows))])
     on_device = nameless(control)
     forbidden_BV = np.asarray(control.forbid(state))

@@ -3,15 +3,18 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from oracle_budget import OracleResult, OracleRow, simulate
 
-from s1jax.control.budget.admission import admit
+from s1jax.control import CONTROLS as REGISTRY
 from s1jax.control.budget.automaton import BudgetForcing, build
-from s1jax.control.config import ControlConfig, RepetitionDetection, header_ids
+from s1jax.control.budget.config import BudgetConfig
+from s1jax.control.budget.settings import RepetitionDetection
+from s1jax.control.free import FreeConfig
 from s1jax.engine import sampling
 from s1jax.engine.config import EngineConfig
 from s1jax.engine.engine import Engine
@@ -26,10 +29,10 @@ MAX_LENGTH = 96
 SEED = 3
 CLASSES = ((3, 24), (2, 48), (2, 96))
 CONFIG = DecoderConfig("qwen2", D=32, K=2, G=2, H=8, F=48, V=264, L=2, max_position=128, tied=True, qkv_bias=True)
-FREE = ControlConfig(kind="free")
+FREE = FreeConfig()
 # Delimiters of one id and of several, made of the letters that the model prefers: half of one is often drawn.
 LETTERS = "abcd"
-S1 = ControlConfig(
+S1 = BudgetConfig(
     thinking_start="<|im_start|>t",
     thinking_end=("<|im_start|>", "ab", "bcda", "dd"),
     answer_start="<|im_start|>x",
@@ -72,19 +75,25 @@ def control() -> BudgetForcing:
     return build(tokenizer(), CONFIG.V, CONTROLS)
 
 
+def kinds() -> dict[str, BudgetForcing]:
+    """The automaton of each kind of these rows."""
+    return {"free": control(), "budget": control()}
+
+
 def engine(**fields) -> Engine:
     """An engine of three length classes; `fields` replace those of its config."""
     own = {key: fields.pop(key) for key in ("dtype", "mesh", "notify") if key in fields}
     config = EngineConfig(**{"classes": CLASSES, "max_length": MAX_LENGTH, "window": 8, **fields})
-    return Engine(model(), tokenizer(), config, control(), **own)
+    return Engine(model(), tokenizer(), config, kinds(), **own)
 
 
 def request(
-    text: str, config: ControlConfig = FREE, *, n: int = 30, id: str = "", sample: int = 0, seed: int = 7, **fields
+    text: str, config: Any = FREE, *, n: int = 30, id: str = "", sample: int = 0, seed: int = 7, **fields
 ) -> Request:
     """A request for `n` ids after a prompt of one id a byte; `fields` are those of its sampling."""
-    ids = (*tokenizer().encode(text), *header_ids(config, tokenizer()))
-    row = admit(config, tokenizer(), prompt_length=len(ids), max_length=MAX_LENGTH, max_new_tokens=n)
+    entry = REGISTRY[config.kind]
+    ids = (*tokenizer().encode(text), *entry.header(config, tokenizer()))
+    row = entry.admit(config, tokenizer(), prompt_length=len(ids), max_length=MAX_LENGTH, max_new_tokens=n)
     return Request(id or text, sample, seed, ids, row, SamplingConfig(**fields))
 
 

@@ -1,12 +1,15 @@
 """A byte tokenizer in a folder and an engine that answers from a script: evaluation without a model."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 
 import tokenizers
 
-from s1jax.engine.requests import Request
-from s1jax.methods.session import ModelRun, Session
+from s1jax.engine.requests import Listener, Request
+from s1jax.engine.worker import Worker
+from s1jax.methods.engines import ModelRun
+from s1jax.methods.session import Session
 from s1jax.records import Completion
 from s1jax.text.tokens import Tokenizer
 
@@ -28,7 +31,7 @@ def tokenizer_folder(path: pathlib.Path) -> str:
     return str(path)
 
 
-class ScriptedEngine:
+class ScriptedEngine(Worker):
     """Writes what `script(request)` says, (thinking, answer), under the row's budget; one row a round, the last first.
 
     Args:
@@ -38,38 +41,53 @@ class ScriptedEngine:
     def __init__(
         self, tokenizer: Tokenizer, script: Callable[[Request], tuple[str, str]], *, dies_after: int = 10**9
     ) -> None:
-        self.max_length = 2000
+        super().__init__()
+        self.max_length, self.vocab_size = 2000, tokenizer.size
         self.n_done = self.n_forks = 0
         self.seen: list[Request] = []
-        self._queue: list[tuple[int, Request]] = []
+        self._queue: list[tuple[int, Request, Listener]] = []
         self._tokenizer, self._script, self._dies_after = tokenizer, script, dies_after
 
-    def submit(self, request: Request) -> int:
-        self._queue.append((len(self.seen), request))
+    def submit(self, request: Request, listener: Listener) -> int:
+        ticket = len(self.seen)
         self.seen.append(request)
-        return len(self.seen) - 1
+        if self.has_turn:
+            self._queue.append((ticket, request, listener))
+        else:
+            self.post(lambda: self._queue.append((ticket, request, listener)))
+        return ticket
 
-    def advance(self, on_done, on_pause=None, on_progress=None) -> bool:
+    def cancel(self, ticket: int) -> None:
+        self._queue = [entry for entry in self._queue if entry[0] != ticket]
+
+    def set_controls(self, controls) -> None:
+        """It has no tables."""
+
+    def fail(self, error: BaseException) -> None:
+        for ticket, request, listener in self._queue:
+            listener.done(ticket, dataclasses.replace(self._complete(request), finish_reason="error", error=str(error)))
+
+    def advance(self) -> bool:
         if not self._queue:
             return False
         if self.n_done == self._dies_after:
             raise KeyboardInterrupt
-        ticket, request = self._queue.pop()
+        ticket, request, listener = self._queue.pop()
         n_thought = len(self._tokenizer.encode(self._script(request)[0]))
         for threshold in request.control.pause_at:
             if n_thought >= threshold:
-                on_pause(ticket)
-        completion = self._complete(request)
-        if on_progress is not None:
-            for n in range(5, len(completion.token_ids), 5):
-                on_progress(request, list(completion.token_ids[:n]), list(completion.forced[:n]))
-        on_done(ticket, completion)
+                listener.paused(ticket)
+        done = self._complete(request)
+        if listener.progress is not None:
+            for n in range(5, len(done.token_ids), 5):
+                listener.progress(ticket, list(done.token_ids[:n]), list(done.forced[:n]), min(n, done.thinking_tokens))
+        listener.done(ticket, done)
         self.n_done += 1
         return True
 
-    def fork(self, ticket: int, forks) -> list[int]:
+    def fork(self, ticket: int, forks, listener) -> list[int]:
         """Forks are written after their leader has ended."""
-        tickets = [self.submit(request) for request in forks]
+        tickets = [self.submit(request, listener) for request in forks]
         self.n_forks += len(tickets)
         return tickets
 
@@ -99,12 +117,11 @@ class ScriptedEngine:
             thinking_tokens=len(thought),
             answer_offset=offset,
             answer_tokens=len(ids) - offset - (finish == "stop"),
-            n_ignored=row.n_ignore,
             steps=len(ids),
             thinking_finish_reason=("budget" if is_cut else "natural") if row.is_thinking else None,
             finish_reason=finish,
-            reopened=False,
             text=self._tokenizer.decode(ids),
+            extra={"n_ignored": row.n_ignore, "reopened": False, "loop_at": None},
         )
 
 
@@ -112,7 +129,7 @@ def session(config: ModelRun, script: Callable[[Request], tuple[str, str]], **fi
     """A session over scripted engines, and the list of engines that it makes."""
     engines: list[ScriptedEngine] = []
 
-    def make(_, tokenizer, controls):
+    def make(_, tokenizer, controls, most_rows):
         engines.append(ScriptedEngine(tokenizer, script, **fields))
         return engines[-1:]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 
 import pytest
 
@@ -14,11 +15,15 @@ from s1jax.records import (
     question_id,
     read_jsonl,
     to_completion,
+    to_row,
     unique,
     write_jsonl,
 )
 
-COMPLETION = Completion("a", 0, 1, (1, 2), (3, 4), (False, True), 1, 2, 0, 0, 2, "budget", "stop", False, "t", (0.5, 1))
+COUNTS = {"n_ignored": 0, "reopened": False, "loop_at": None}
+COMPLETION = Completion(
+    "a", 0, 1, (1, 2), (3, 4), (False, True), 1, 2, 0, 2, "budget", "stop", "t", (0.5, 1), extra=COUNTS
+)
 
 
 def test_question_id_is_upstreams_hash():
@@ -107,3 +112,22 @@ def test_unknown_key_of_a_completion_is_named():
         to_completion(dataclasses.asdict(COMPLETION), Sample)
     with pytest.raises(BadInput, match="f:1 is a JSON list, not a row"):
         to_completion([1], where="f:1 ")  # type: ignore[arg-type]
+
+
+def test_what_a_control_adds_stands_at_the_top_level_and_reads_like_a_field(tmp_path):
+    row = to_row(COMPLETION)
+    assert row["n_ignored"] == 0 and row["reopened"] is False and not {"extra", "error"} & set(row)
+    assert COMPLETION.n_ignored == 0 and pickle.loads(pickle.dumps(COMPLETION)) == COMPLETION
+    with pytest.raises(AttributeError, match="Completion has no 'n_wait'; its control adds .'loop_at', 'n_ignored'"):
+        _ = COMPLETION.n_wait
+    for name, value in (("notes", ["a"]), ("extra", {}), ("error", "x")):
+        with pytest.raises(BadInput, match=f"{name} is .*, which is none of a control's counts"):
+            to_completion({**row, name: value})
+
+
+@pytest.mark.parametrize("reason", ["cancelled", "error"])
+def test_a_completion_that_did_not_finish_is_never_written(tmp_path, reason):
+    unfinished = dataclasses.replace(COMPLETION, finish_reason=reason)
+    with JsonlWriter(tmp_path / "rows.jsonl") as writer, pytest.raises(ValueError, match=f"is {reason}, not finished"):
+        writer.write(unfinished)
+    assert (tmp_path / "rows.jsonl").read_text() == ""

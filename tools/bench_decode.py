@@ -26,13 +26,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from s1jax.control import automata
 from s1jax.control.budget.admission import admit
-from s1jax.control.budget.automaton import build
-from s1jax.control.config import ControlConfig
+from s1jax.control.budget.config import BudgetConfig
+from s1jax.control.budget.settings import BudgetSettings
 from s1jax.engine import cache as kv
 from s1jax.engine.config import EngineConfig
 from s1jax.engine.engine import Engine
-from s1jax.engine.protocol import DONE, RUN, Account, ControlRow, Step
+from s1jax.engine.protocol import DONE, RUN, Account, Step
 from s1jax.engine.requests import Request
 from s1jax.engine.sampling import SamplingConfig
 from s1jax.models.decoder import Decoder, DecoderConfig, Unstacked, abstract, forward, logits
@@ -45,7 +46,7 @@ SHAPES = {
     "0.5b": DecoderConfig(**{**QWEN, "H": 64}, D=896, K=2, G=7, F=4864, V=151936, L=24, tied=True),
     "32b": DecoderConfig(**QWEN, D=5120, K=8, G=5, F=27648, V=152064, L=64),
 }
-NO_CONTROL = ControlRow(False, True, 0, (), (), (), (), (), b"", b"")
+NO_CONTROL = BudgetSettings(False, True, 0, (), (), (), (), (), b"", b"")
 
 
 @jax.tree_util.register_dataclass
@@ -55,9 +56,9 @@ class Scripted:
 
     absent_V: Any
 
-    def rows(self, requests: Sequence[ControlRow]) -> dict[str, np.ndarray]:
+    def rows(self, settings: Sequence[BudgetSettings]) -> dict[str, np.ndarray]:
         """How many ids each row is to have, and how many it has."""
-        return {"room_B": np.array([r.room for r in requests], np.int32), "n_B": np.zeros(len(requests), np.int32)}
+        return {"room_B": np.array([r.room for r in settings], np.int32), "n_B": np.zeros(len(settings), np.int32)}
 
     def forbid(self, state_B: dict) -> jax.Array:
         """Ids that no tokenizer has."""
@@ -72,9 +73,17 @@ class Scripted:
 
     def account(self, state_row: dict, token_ids: Sequence[int], forced: Sequence[bool]) -> Account:
         """All of it is answer."""
-        return Account(0, 0, len(token_ids), 0, len(token_ids), None, "length", None, False)
+        return Account(0, 0, len(token_ids), len(token_ids), None, "length")
 
-    def refork(self, state_row: dict, row: ControlRow) -> dict:
+    def thinking_tokens(self, state_row: dict, n_tokens: int) -> int:
+        """None."""
+        return 0
+
+    def extend(self, state_row: dict, token_ids: Sequence[int], n_tokens: int) -> dict:
+        """Nothing to change."""
+        return state_row
+
+    def refork(self, state_row: dict, settings: BudgetSettings) -> dict:
         """Nothing to change."""
         return state_row
 
@@ -112,7 +121,7 @@ def at_context(engine: Engine, requests: Sequence[Request], context: int) -> Cal
     """Rows that stand at `context` ids; the call runs one window from there and returns its seconds a step."""
     for request in requests:
         engine.submit(request)
-    engine._seating.refill(1)
+    engine._loop.scheduler.refill(1)
     table = engine._slots
 
     def window() -> float:
@@ -126,7 +135,7 @@ def at_context(engine: Engine, requests: Sequence[Request], context: int) -> Cal
     return window
 
 
-def requests_of(rows: int, control: ControlRow, **fields: Any) -> list[Request]:
+def requests_of(rows: int, control: BudgetSettings, **fields: Any) -> list[Request]:
     """Rows of a short prompt."""
     return [Request(f"{i}", 0, 0, (1, 2, 3), control, SamplingConfig(**fields)) for i in range(rows)]
 
@@ -152,7 +161,7 @@ def bench_step(options: dict) -> None:
     for context in numbers(options, "context", "1024"):
         for rows in numbers(options, "rows", "1,8,16,64"):
             window = int(options.get("window", 16))
-            engine = engine_of(model, scripted(config), ((rows, context + window),), options)
+            engine = engine_of(model, {"free": scripted(config)}, ((rows, context + window),), options)
             control = dataclasses.replace(NO_CONTROL, room=context)
             run = at_context(engine, requests_of(rows, control), context)
             times = sorted(run() for _ in range(int(options.get("repeats", 5))))
@@ -161,7 +170,7 @@ def bench_step(options: dict) -> None:
             live = rows * context * table._size.bytes_per_token
             read = bandwidth()
             # An untied embedding is gathered, not read.
-            weights = engine.memory.weights - (0 if config.tied else table._model.embed.get_value().nbytes)
+            weights = engine.memory.weights - (0 if config.tied else table.model.embed.get_value().nbytes)
             emit(
                 "step", options, rows=rows, context=context, step_ms=seconds * 1e3, least_ms=times[0] * 1e3,
                 most_ms=times[-1] * 1e3, tokens_per_second=rows / seconds,
@@ -173,7 +182,7 @@ def bench_step(options: dict) -> None:
 def parts(engine: Engine, context: int, whole: float) -> dict[str, float]:
     """Milliseconds of a step: products, attention and cache, head, draw and control; differences of nested programs."""
     table = engine._slots
-    state, model, dtype = table._state, table._model, jnp.dtype(table.shape.dtype)
+    state, model, dtype = table._state, table.model, jnp.dtype(table.shape.dtype)
     assert state is not None
     B = table.shape.rows
     position_B, active_B = jnp.full(B, context - 1), jnp.ones(B, bool)
@@ -211,14 +220,14 @@ def parts(engine: Engine, context: int, whole: float) -> dict[str, float]:
 def bench_budget(options: dict) -> None:
     """A step of thinking rows under budget forcing against one under the least control; pairs, one after the other."""
     config, tokenizer = shape_of(options), byte_tokenizer()
-    model, asked = random_model(config), ControlConfig(thinking_n_ignore=10**6, thinking_end=("<|im_start|>", "</t>"))
+    model, asked = random_model(config), BudgetConfig(thinking_n_ignore=10**6, thinking_end=("<|im_start|>", "</t>"))
     for context in numbers(options, "context", "512"):
         for rows in numbers(options, "rows", "16"):
             window = int(options.get("window", 16))
             classes = ((rows, context + window),)
             row = admit(asked, tokenizer, prompt_length=3, max_length=context, max_new_tokens=context)
-            forcing = engine_of(model, build(tokenizer, config.V, [asked]), classes, options)
-            least = engine_of(forcing._slots._model, scripted(config), classes, options)
+            forcing = engine_of(model, automata(tokenizer, config.V, [asked]), classes, options)
+            least = engine_of(forcing._slots.model, {"free": scripted(config)}, classes, options)
             with_forcing = at_context(forcing, requests_of(rows, row), context)
             without = at_context(least, requests_of(rows, dataclasses.replace(NO_CONTROL, room=context)), context)
             pairs = [(with_forcing(), without()) for _ in range(int(options.get("repeats", 9)))]

@@ -25,17 +25,19 @@ from bench_decode import (
 )
 
 from s1jax.checkpoint import hf
+from s1jax.control import CONTROLS, automata
 from s1jax.control.budget.admission import admit
-from s1jax.control.budget.automaton import build
-from s1jax.control.config import ControlConfig
+from s1jax.control.budget.config import BudgetConfig
+from s1jax.control.free import FreeConfig
 from s1jax.engine.engine import Engine
 from s1jax.engine.requests import Request
 from s1jax.engine.sampling import SamplingConfig
-from s1jax.methods.sweep import Sweep
+from s1jax.methods import sweep
+from s1jax.records import Completion
 from s1jax.text.tokens import byte_tokenizer
 
 START = "<|im_start|>"
-ASKED = ControlConfig(thinking_start=START, thinking_end=(START,), answer_start=START, forced_end=START)
+ASKED = BudgetConfig(thinking_start=START, thinking_end=(START,), answer_start=START, forced_end=START)
 
 
 def trace_lengths(options: dict) -> list[int]:
@@ -68,7 +70,9 @@ def bench_refill(options: dict) -> None:
     model, longest = random_model(config), max(lengths) + 8
     for rows in numbers(options, "rows", "16"):
         for ahead in (False, True):
-            engine = engine_of(model, scripted(config), ((rows, longest),), {"window": 32, **options}, ahead=ahead)
+            engine = engine_of(
+                model, {"free": scripted(config)}, ((rows, longest),), {"window": 32, **options}, ahead=ahead
+            )
             for i, length in enumerate(lengths):
                 row = dataclasses.replace(NO_CONTROL, room=length)
                 engine.submit(Request(f"{i}", 0, 0, (1, 2, 3), row, SamplingConfig()))
@@ -99,7 +103,7 @@ def bench_sweep(options: dict) -> None:
     budgets, answer = [most * i // 8 for i in range(1, 9)], int(options.get("answer", 8))
     asked = dataclasses.replace(ASKED, answer_token_budget=answer)
     classes = ((rows * 2, most + answer + 16),)
-    engine = engine_of(random_model(config), build(tokenizer, config.V, [asked]), classes, options, ahead=False)
+    engine = engine_of(random_model(config), automata(tokenizer, config.V, [asked]), classes, options, ahead=False)
 
     def request(i: int, budget: int) -> Request:
         control = dataclasses.replace(asked, thinking_token_budget=budget)
@@ -115,10 +119,13 @@ def bench_sweep(options: dict) -> None:
     swept, apart = {}, {}
 
     def fork() -> None:
-        sweep = Sweep(engine, lambda row, budget, done: swept.update({(row.id, budget): done.token_ids}))
+        def done(row: Request, completion: Completion) -> None:
+            swept[row.id, row.control.budget] = completion.token_ids
+
         for i in range(rows):
-            sweep.submit(request(i, most), budgets[:-1])
-        sweep.run()
+            forks = [request(i, budget) for budget in budgets[:-1]]
+            sweep.submit(engine, CONTROLS["budget"].sweep, request(i, most), forks, done)
+        engine.run()
 
     fork()
     forked = spent(engine, fork)
@@ -137,10 +144,10 @@ def bench_rounds(options: dict) -> None:
     rows, length, n_ignore = int(options.get("rows", 8)), int(options.get("length", 256)), int(options.get("ignore", 4))
     asked = dataclasses.replace(ASKED, thinking_n_ignore=n_ignore, thinking_token_budget=length)
     most = length + 64
-    control = build(tokenizer, config.V, [asked, ControlConfig(kind="free")])
+    control = automata(tokenizer, config.V, [asked, FreeConfig()])
     engine = engine_of(random_model(config), control, ((rows, most),), options, ahead=False, prefill_rows=rows)
     row = admit(asked, tokenizer, prompt_length=3, max_length=most, max_new_tokens=length + 32)
-    free = admit(ControlConfig(kind="free"), tokenizer, prompt_length=3, max_length=most, max_new_tokens=1)
+    free = CONTROLS["free"].admit(FreeConfig(), tokenizer, prompt_length=3, max_length=most, max_new_tokens=1)
 
     def ours() -> None:
         for request in requests_of(rows, row, temperature=1.0):

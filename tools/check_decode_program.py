@@ -21,7 +21,7 @@ import jax
 
 from s1jax.control.budget.admission import admit
 from s1jax.control.budget.automaton import build
-from s1jax.control.config import ControlConfig
+from s1jax.control.budget.config import BudgetConfig
 from s1jax.engine import decode
 from s1jax.engine.outline import outline
 from s1jax.engine.state import Shape
@@ -123,7 +123,7 @@ def compile_window(
     config: DecoderConfig, where: topology.Topology, classes: Sequence[tuple[int, int]], *, weights: str, cache: str
 ) -> Any:
     """The compiled window for rows under budget forcing; a mesh of `tensor` devices over the whole topology."""
-    tokenizer, asked = byte_tokenizer(), ControlConfig(thinking_n_ignore=2, thinking_end=("<|im_start|>", "</t>"))
+    tokenizer, asked = byte_tokenizer(), BudgetConfig(thinking_n_ignore=2, thinking_end=("<|im_start|>", "</t>"))
     row = admit(asked, tokenizer, prompt_length=3, max_length=1024, max_new_tokens=1024)
     mesh = make_mesh(MeshConfig(data=1, fsdp=1, context=1, tensor=len(where.devices)), where.devices)
     dtype = "float32" if weights == "float32" else "bfloat16"

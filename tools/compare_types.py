@@ -16,9 +16,8 @@ import jax
 import numpy as np
 
 from s1jax.checkpoint import hf
-from s1jax.control.budget.admission import admit
-from s1jax.control.budget.automaton import build
-from s1jax.control.config import ControlConfig
+from s1jax.control import CONTROLS, automata
+from s1jax.control.free import FreeConfig
 from s1jax.engine.config import EngineConfig
 from s1jax.engine.engine import Engine
 from s1jax.engine.requests import Request
@@ -27,7 +26,7 @@ from s1jax.parallel.mesh import MeshConfig, make_mesh
 from s1jax.records import read_jsonl
 from s1jax.text.tokens import Tokenizer
 
-FREE = ControlConfig(kind="free")
+FREE = FreeConfig()
 TYPES = {
     "float32": {},
     "bfloat16 weights": {"weights": "bfloat16"},
@@ -48,7 +47,9 @@ def decode(engine: Engine, tokenizer: Tokenizer, texts: Sequence[tuple[int, ...]
     """Greedy completions of the first eighth of each text."""
     for index, text in enumerate(texts):
         prompt = text[: len(text) // 8]
-        row = admit(FREE, tokenizer, prompt_length=len(prompt), max_length=engine.max_length, max_new_tokens=ids)
+        row = CONTROLS["free"].admit(
+            FREE, tokenizer, prompt_length=len(prompt), max_length=engine.max_length, max_new_tokens=ids
+        )
         engine.submit(Request(f"{index}", 0, 0, prompt, row, SamplingConfig()))
     return [done.token_ids for done in engine.run()]
 
@@ -61,7 +62,9 @@ def forced(engine: Engine, tokenizer: Tokenizer, texts: Sequence[tuple[int, ...]
     scores = np.concatenate([engine.score(text)[len(text) // 8 :] for text in texts])
     for index, text in enumerate(texts):
         for cut in range(len(text) // 8, len(text), len(text) // 8):
-            row = admit(FREE, tokenizer, prompt_length=cut, max_length=engine.max_length, max_new_tokens=1)
+            row = CONTROLS["free"].admit(
+                FREE, tokenizer, prompt_length=cut, max_length=engine.max_length, max_new_tokens=1
+            )
             engine.submit(Request(f"{index}-{cut}", 0, 0, text[:cut], row, SamplingConfig()))
     return float(np.exp(-scores.mean())), np.array([done.token_ids[0] for done in engine.run()])
 
@@ -73,7 +76,7 @@ def compare(
     tokenizer = Tokenizer.load(folder)
     mesh = make_mesh(MeshConfig(data=1, fsdp=1, context=1, tensor=1), jax.devices()[:1])
     model = hf.load(folder, mesh=mesh, dtype="float32", stacked=False)
-    control = build(tokenizer, model.config.V, [FREE])
+    control = automata(tokenizer, model.config.V, [FREE])
     texts, exact = texts_of(traces, tokenizer, rows, length), None
     for name in names:
         config = EngineConfig(classes=((8, length + ids),), max_length=length + ids, prefill_ids=512, **TYPES[name])

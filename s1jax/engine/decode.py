@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from s1jax.engine import cache as kv
 from s1jax.engine import sampling
-from s1jax.engine.protocol import DONE, PAUSE, RUN, Array, Control
+from s1jax.engine.protocol import DONE, PAUSE, RUN, Array, Automaton
 from s1jax.engine.state import EngineState, Report, Row, Shape
 from s1jax.models.decoder import Model, forward, logits
 from s1jax.parallel.axes import constrain
@@ -30,14 +30,14 @@ def select(is_new_B: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(is_new_B.reshape(is_new_B.shape + (1,) * (a.ndim - 1)), a, b), new, old)
 
 
-def settle(state: EngineState) -> EngineState:
+def constrain_state(state: EngineState) -> EngineState:
     """`state` placed where every program expects it: the cache by kv head, all else on every device."""
     cache = tuple(tuple(kv.place(slots) for slots in layer) for layer in state.cache)
     return EngineState(cache, jax.tree.map(lambda x: constrain(x, ""), state.row))
 
 
 @functools.partial(jax.jit, static_argnames=("size", "shape"))
-def start(size: kv.Size, shape: Shape, control: Any, draw: sampling.Draw) -> EngineState:
+def start(size: kv.Size, shape: Shape, control: Any, draw: sampling.SamplingParams) -> EngineState:
     """A state of empty rows. `control` and `draw` are of any one row, with leading axis 1."""
     B, S = shape.rows, shape.max_length
     control, draw = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), B, axis=0), (control, draw))
@@ -50,11 +50,11 @@ def start(size: kv.Size, shape: Shape, control: Any, draw: sampling.Draw) -> Eng
         control=control,
         draw=draw,
     )
-    return settle(EngineState(kv.empty(size, shape.classes), row))
+    return constrain_state(EngineState(kv.empty(size, shape.classes), row))
 
 
 @functools.partial(jax.jit, static_argnames=("shape",), donate_argnames=("state",))
-def decode_window(model: Model, control: Control, state: EngineState, *, shape: Shape) -> tuple[EngineState, Report]:
+def decode_window(model: Model, control: Automaton, state: EngineState, *, shape: Shape) -> tuple[EngineState, Report]:
     """Run `shape.window` steps of every row that runs and has room in its class; all other rows stay as they are.
 
     Args:
@@ -74,7 +74,7 @@ def decode_window(model: Model, control: Control, state: EngineState, *, shape: 
     carry: Carry = (state, state.row.length_B, jnp.int32(0))
     # A branch around the loop for when no row runs would cost a copy of the cache, on several GPUs in every window.
     state, low_B, n_steps = jax.lax.fori_loop(0, shape.window, body, carry)
-    return settle(state), _report(state.row, low_B, n_steps, shape.window)
+    return constrain_state(state), _report(state.row, low_B, n_steps, shape.window)
 
 
 def is_active(row: Row, shape: Shape) -> jax.Array:
@@ -82,7 +82,7 @@ def is_active(row: Row, shape: Shape) -> jax.Array:
     return (row.status_B == RUN) & (row.length_B <= shape.capacity_B)
 
 
-def step(model: Model, control: Control, state: EngineState, active_B: jax.Array, dtype: jnp.dtype) -> EngineState:
+def step(model: Model, control: Automaton, state: EngineState, active_B: jax.Array, dtype: jnp.dtype) -> EngineState:
     """One step of the active rows."""
     row = state.row
     position_B = row.length_B - 1
@@ -177,7 +177,7 @@ def insert(
         return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, axis=0)
 
     changed = jax.tree.map(put, state.row, row)
-    return settle(EngineState(kv.insert(state.cache, of_class, slot, source, source_row), changed))
+    return constrain_state(EngineState(kv.insert(state.cache, of_class, slot, source, source_row), changed))
 
 
 @functools.partial(jax.jit, static_argnames=("of_class", "shape"))
@@ -189,7 +189,8 @@ def extract(state: EngineState, slot: jax.Array, *, of_class: int, shape: Shape)
 
 
 @functools.partial(jax.jit, donate_argnames=("state",))
-def set_status(state: EngineState, chosen_B: jax.Array, status_B: jax.Array) -> EngineState:
-    """Give the chosen rows a status: DONE ends a row that the host has finished, RUN resumes one that paused."""
-    row = dataclasses.replace(state.row, status_B=jnp.where(chosen_B, status_B, state.row.status_B))
-    return settle(EngineState(state.cache, row))
+def set_status(state: EngineState, chosen_B: jax.Array, before: jax.Array, status: jax.Array) -> EngineState:
+    """Give those of the chosen rows a status that have the status `before`; a row that has ended stays so."""
+    changes_B = chosen_B & (state.row.status_B == before)
+    row = dataclasses.replace(state.row, status_B=jnp.where(changes_B, status, state.row.status_B))
+    return constrain_state(EngineState(state.cache, row))

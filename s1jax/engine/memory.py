@@ -21,7 +21,7 @@ USABLE = 0.92
 
 
 @dataclasses.dataclass(frozen=True)
-class Memory:
+class EngineMemory:
     """Bytes on one device.
 
     Attributes:
@@ -42,15 +42,18 @@ class Memory:
         return f"{parts} of {self.limit / GIB:.3g} GiB, {sum(rows for rows, _ in self.classes)} slots ({shown})"
 
 
-def plan(config: EngineConfig, model: Unstacked, size: Size, *, prefill_ids: int) -> Memory:
+def plan(
+    config: EngineConfig, model: Unstacked, size: Size, *, prefill_ids: int, most_rows: int | None = None
+) -> EngineMemory:
     """Memory of an engine; with `slots: auto` of the largest that fits.
 
     Args:
       model: with its weights in place.
-      prefill_ids: ids of the largest prefill program.
+      prefill_ids: tokens of the largest prefill program.
+      most_rows: no more slots than this; None: as many as fit.
 
     Raises:
-      BadInput: not even one slot fits.
+      BadInput: not even one slot fits, or not as many as are asked for.
     """
     leaves = jax.tree.leaves(model)
     device = leaves[0].addressable_shards[0].device
@@ -61,7 +64,7 @@ def plan(config: EngineConfig, model: Unstacked, size: Size, *, prefill_ids: int
         weights=sum(x.addressable_shards[0].data.nbytes for x in leaves),
         ways=len(leaves[0].devices()),
         limit=device_memory(device) if config.memory_gib is None else int(config.memory_gib * GIB),
-        most=MOST_SLOTS_CPU if device.platform == "cpu" else MOST_SLOTS,
+        most=min(MOST_SLOTS_CPU if device.platform == "cpu" else MOST_SLOTS, max(most_rows or MOST_SLOTS, 1)),
         prefill_ids=prefill_ids,
     )
 
@@ -76,17 +79,25 @@ def fit(
     limit: int,
     most: int,
     prefill_ids: int,
-) -> Memory:
+) -> EngineMemory:
     """`plan` by numbers alone: bytes of weights on each of `ways` devices, of a device, and the most slots."""
 
-    def of(slots: int) -> Memory:
+    def of(slots: int) -> EngineMemory:
         classes = resolve_classes(config, model, slots)
         rows = sum(rows for rows, _ in classes)
         cache = sum(rows * length for rows, length in classes) * size.bytes_per_token // ways
-        return Memory(weights, cache, _work(model, size, rows, classes[-1][1], prefill_ids, ways), limit, classes)
+        # Rows move up a class by way of two copies; forks copy a row once; a single row does neither.
+        n_copies = int(rows > 1) if len(classes) == 1 else 2
+        work = _work(model, size, rows, classes[-1][1], prefill_ids, ways, n_copies)
+        return EngineMemory(weights, cache, work, limit, classes)
 
     if config.slots != "auto" or config.classes is not None:
-        return of(1 if config.slots == "auto" else config.slots)
+        asked = of(1 if config.slots == "auto" else config.slots)
+        if _total(asked) > limit:
+            raise BadInput(
+                f"the slots asked for do not fit: {asked}; lower engine.slots or engine.max_length, or set it to auto"
+            )
+        return asked
     fitting = [memory for memory in map(of, range(1, most + 1)) if _total(memory) <= USABLE * limit]
     if not fitting:
         raise BadInput(
@@ -96,16 +107,16 @@ def fit(
     return fitting[-1]
 
 
-def _total(memory: Memory) -> int:
+def _total(memory: EngineMemory) -> int:
     return memory.weights + memory.cache + memory.work
 
 
-def _work(model: DecoderConfig, size: Size, rows: int, longest: int, prefill_ids: int, ways: int) -> int:
-    """Three arrays of float32 logits; activations and scores of one layer; kept prefills; a moving row, twice."""
+def _work(model: DecoderConfig, size: Size, rows: int, longest: int, prefill_ids: int, ways: int, n_copies: int) -> int:
+    """Three arrays of float32 logits; activations and scores of one layer; kept prefills; copies of a longest row."""
     logits = 3 * 4 * max(rows, CHUNK) * model.V // ways
     activations = 4 * prefill_ids * (4 * model.D + (3 * model.F + 4 * model.K * model.G * model.H) // ways)
     scores = 2 * 4 * CHUNK * longest * model.K * model.G // ways
-    kept = (MAX_KEPT + 1) * prefill_ids + 2 * longest
+    kept = (MAX_KEPT + 1) * prefill_ids + n_copies * longest
     return logits + activations + scores + kept * size.bytes_per_token // ways
 
 

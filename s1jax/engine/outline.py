@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from s1jax.engine import cache as kv
 from s1jax.engine import decode, sampling
-from s1jax.engine.protocol import Control, ControlRow
+from s1jax.engine.protocol import Automaton
 from s1jax.engine.sampling import SamplingConfig
 from s1jax.engine.state import EngineState, Shape
 from s1jax.engine.weights import typed
@@ -20,14 +20,14 @@ from s1jax.parallel.mesh import ACTIVATION, param_sharding
 
 
 def outline(
-    config: DecoderConfig, shape: Shape, control: Control, row: ControlRow, mesh: Mesh, *, weights: str, cache: str
-) -> tuple[Unstacked, Control, EngineState]:
+    config: DecoderConfig, shape: Shape, control: Automaton, settings: Any, mesh: Mesh, *, weights: str, cache: str
+) -> tuple[Unstacked, Automaton, EngineState]:
     """Shapes and shardings of `decode.decode_window`'s arguments.
 
     Args:
       config: sizes of the model.
       shape: classes, window and compute type.
-      control, row: of the automaton, and of any row.
+      control, settings: the automaton, and those of any row.
       mesh: of `tensor` devices, which need not be there.
       weights, cache: types in memory.
     """
@@ -47,7 +47,7 @@ def outline(
         )
 
     model = jax.tree.map(weight, names, model)
-    state_row = control.rows([row])
+    state_row = control.rows([settings])
     draw = sampling.rows([SamplingConfig()], [sampling.row_key(0, "", 0)])
     start = functools.partial(decode.start, kv.Size(config.L, config.K, config.H, cache), shape)
     state = jax.eval_shape(start, state_row, draw)

@@ -1,11 +1,15 @@
-"""What a control is to the decode loop: the border between the two. Knows no tokenizer, no model and no loop.
+"""What a control is to the decode engine: the border between the two, which both sides import.
 
-A control is a pure automaton over ids, one state per row. It is a pytree: its tables are array leaves that go into the
-compiled step as an argument. Ids are drawn by the loop; the control says what stands in the sequence instead.
+A control decides what stands in a row's sequence in place of, or beside, the tokens that the model draws. To the engine
+it is a pure automaton over tokens, one state per row; the automaton knows no model, no tokenizer and no loop. It is a
+pytree: its tables are array leaves that go into the compiled step as an argument.
+
+A `Control` is an entry of a registry (`s1jax.control.CONTROLS`): the config class that a user fills in, and functions
+that make of it what the engine runs. The engine itself sees `Settings`, `Automaton`, `Step` and `Account` only.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -15,13 +19,7 @@ import numpy as np
 Array = jax.Array | np.ndarray
 
 RUN, PAUSE, DONE = 0, 1, 2
-
-# Limits of a row; they fix the shapes of a state.
-MAX_DELIMITERS, MAX_DELIMITER_IDS, MAX_DELIMITER_BYTES = 8, 8, 64
-MAX_STRINGS, MAX_STRING_IDS, MAX_NEWLINE_IDS = 8, 64, 8
-MAX_PATTERN_SIZE, MAX_PATTERN_COUNT = 64, 64
-MAX_PAUSES = 8
-MAX_IDS = 2**31 - 2
+MAX_TOKENS = 2**31 - 2
 
 
 @jax.tree_util.register_dataclass
@@ -29,14 +27,14 @@ MAX_IDS = 2**31 - 2
 class Step:
     """What the loop does with each row: `length -= rewind`; if `keep`, append `token` and mark it `forced`.
 
-    Without `keep` the id that is then last (the prompt's last, if no other is left) is fed again at its own position;
-    its mark and its log-probability stay. Rows whose `status` is PAUSE or DONE wait.
+    Without `keep` the token that is then last (the prompt's last, if no other is left) is fed again at its own
+    position; its mark and its log-probability stay. Rows whose `status` is PAUSE or DONE wait.
 
     Attributes:
-      token_B: int32 id.
-      rewind_B: int32 number of ids taken back.
+      token_B: int32 token.
+      rewind_B: int32 number of tokens taken back.
       keep_B: bool.
-      forced_B: bool, the id was put there by the control.
+      forced_B: bool, the token was put there by the control.
       status_B: int32, RUN, PAUSE or DONE.
     """
 
@@ -49,96 +47,133 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Account:
-    """Of one row: thinking is `token_ids[:thinking_tokens]`, the drawn answer `token_ids[answer_offset:]`.
+    """Of one row: thinking is `token_ids[:thinking_tokens]`, the drawn answer begins at `token_ids[answer_offset]`.
 
     Attributes:
-      thinking_tokens: ids of thinking, injected strings included, the end of thinking not.
-      answer_offset: index of the first drawn answer id.
-      answer_tokens: drawn answer ids without a final EOS.
-      n_ignored: ends of thinking that were ignored.
+      thinking_tokens: tokens of thinking, injected strings included, the end of thinking not.
+      answer_offset: index of the first drawn token of the answer.
+      answer_tokens: drawn tokens of the answer without a final EOS.
       steps: decode steps spent, rewound and re-fed ones included, pauses not.
-      thinking_finish_reason: `natural | budget | loop | length`, or None without thinking.
-      finish_reason: `stop | length | repetition`, or None while the row runs (the host may end it: stop strings).
-      loop_at: thinking ids at the first loop, under `loop_action: report`.
-      reopened: a delimiter or the think header stands in the answer.
+      thinking_finish_reason: why thinking ended, or None without thinking.
+      finish_reason: `stop | length | repetition`, or None while the row runs (the engine may end it: stop strings).
+      extra: what the control adds; a record carries it at its top level.
     """
 
     thinking_tokens: int
     answer_offset: int
     answer_tokens: int
-    n_ignored: int
     steps: int
     thinking_finish_reason: str | None
     finish_reason: str | None
-    loop_at: int | None
-    reopened: bool
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True)
-class RepetitionDetection:
-    """A loop as vLLM's: `min_count` equal patterns of p ids, for a p from `min_pattern_size` to `max_pattern_size`."""
+class Settings(Protocol):
+    """One admitted request, in tokens and bytes; hashable. The engine reads these two fields and no others."""
 
-    max_pattern_size: int
-    min_count: int
-    min_pattern_size: int = 1
+    @property
+    def kind(self) -> str:
+        """Key of the registry."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """Most tokens after the prompt."""
+        ...
 
 
-@dataclasses.dataclass(frozen=True)
-class ControlRow:
-    """One admitted request, in ids and bytes.
+class Automaton(Protocol):
+    """What runs. Its state is a pytree of small arrays with leading axis B, which the loop inserts and copies.
 
-    Attributes:
-      is_thinking: begins with thinking under control.
-      is_free: plain completion: a think block that the model opens by itself is accounted.
-      room: most ids after the prompt.
-      budget: effective thinking budget; `has_budget`: it was given, so spending it is `budget` and not `length`.
-      minimum, n_ignore, strings, answer_budget: as in `ControlConfig`, strings as ids.
-      answer_start, forced_end, newline: ids.
-      delimiters, header, answer_text: bytes; `is_kept[j]`: delimiter j stays where it was drawn.
-      repetition, loop_action, algorithm, pause_at: as in `ControlConfig`.
+    A method that says "on the host" gets the state of one row, arrays without the axis B, and gives such a state back.
     """
 
-    is_thinking: bool
-    is_free: bool
-    room: int
-    answer_start: tuple[int, ...]
-    forced_end: tuple[int, ...]
-    newline: tuple[int, ...]
-    delimiters: tuple[bytes, ...]
-    is_kept: tuple[bool, ...]
-    header: bytes
-    answer_text: bytes
-    budget: int = 0
-    has_budget: bool = False
-    minimum: int = 0
-    n_ignore: int = 0
-    strings: tuple[tuple[int, ...], ...] = ()
-    answer_budget: int | None = None
-    repetition: RepetitionDetection | None = None
-    loop_action: str = "end_thinking"
-    algorithm: str = "s1jax"
-    pause_at: tuple[int, ...] = ()
+    def rows(self, settings: Sequence[Any]) -> Any:
+        """On the host: fresh states, NumPy arrays, of the same shapes (but for B) whatever the settings, none included.
 
-
-class Control(Protocol):
-    """The automaton. Its state is a pytree of small arrays with leading axis B, which the loop inserts and copies."""
-
-    def rows(self, requests: Sequence[ControlRow]) -> Any:
-        """On the host: fresh states, NumPy arrays, of the same shapes whatever the requests."""
+        Raises:
+          BadInput: settings that this automaton was not built for.
+        """
         ...
 
     def forbid(self, state_B: Any) -> Array:
-        """`[B, V]` bool: ids that must not be drawn at this step."""
+        """`[B, V]` bool: tokens that must not be drawn at this step."""
         ...
 
     def step(self, state_B: Any, drawn_B: Array) -> tuple[Any, Step]:
-        """Pure; each row for itself; harmless for rows that do not run."""
+        """Pure; each row for itself; harmless for rows that do not run, and for states of zeros."""
         ...
 
     def account(self, state_row: Any, token_ids: Sequence[int], forced: Sequence[bool]) -> Account:
-        """On the host: the account of one row, from its last state (arrays without the axis B) and its ids."""
+        """On the host: the account of one row. Raises RuntimeError if the row broke its own limits."""
         ...
 
-    def refork(self, state_row: Any, row: ControlRow) -> Any:
-        """On the host: the same point of the same sequence under other limits."""
+    def thinking_tokens(self, state_row: Any, n_tokens: int) -> int:
+        """On the host, for display: how many of the row's `n_tokens` so far are thinking."""
         ...
+
+    def extend(self, state_row: Any, token_ids: Sequence[int], n_tokens: int) -> Any:
+        """On the host: the state after `token_ids` were put behind the row's `n_tokens` from outside.
+
+        Raises:
+          BadInput: they exceed a limit of the row, or cannot stand here; nothing has changed then.
+        """
+        ...
+
+    def refork(self, state_row: Any, settings: Any) -> Any:
+        """On the host: the same point of the same sequence under other settings.
+
+        Raises:
+          BadInput: the row is already beyond the new limits, or the settings are of another sort.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """How rows that differ in one limit alone share their beginning: one runs and pauses where copies branch off.
+
+    Attributes:
+      split: config -> (the config without the limit, the limit), equal first parts mean rows that can share; None where
+        the rows share nothing.
+      limit: settings -> the limit, in tokens of thinking.
+      pause_at: settings and ascending limits below their own -> settings that pause where each is reached.
+      most: limits that a row can pause at.
+    """
+
+    split: Callable[[Any], tuple[Any, int] | None]
+    limit: Callable[[Any], int]
+    pause_at: Callable[[Any, Sequence[int]], Any]
+    most: int
+
+
+def no_words(config: Any, forced: str) -> str:
+    """No word that the control puts belongs to the answer."""
+    return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """An entry of the registry.
+
+    Attributes:
+      config: frozen dataclass of what a user may set, with a field `kind` whose default is the key of the registry.
+      header: config, tokenizer -> tokens that the control puts at the end of a prompt.
+      admit: config, tokenizer, `prompt_length` (header included), `max_length`, `max_new_tokens` -> `Settings`.
+        Raises BadInput, all numbers named, for what cannot fit.
+      build: tokenizer, vocabulary size, configs -> the `Automaton` for all rows that will be admitted under them.
+        Entries with the same `build` share one automaton. Raises BadInput.
+      label: config -> what a reader calls it.
+      thinking_limits: config -> least and most tokens of thinking that it promises; None where it promises none.
+      answer_words: config, text that it forced between thinking and answer -> the part of it that is answer.
+      sweep: how rows that differ in one limit share their beginning; None: they do not.
+    """
+
+    config: type
+    header: Callable[[Any, Any], tuple[int, ...]]
+    admit: Callable[..., Any]
+    build: Callable[[Any, int, Sequence[Any]], Any]
+    label: Callable[[Any], str]
+    thinking_limits: Callable[[Any], tuple[int, int] | None] = lambda config: None
+    answer_words: Callable[[Any, str], str] = no_words
+    sweep: Sweep | None = None

@@ -75,7 +75,7 @@ def check(config: SamplingConfig) -> None:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Draw:
+class SamplingParams:
     """Sampling parameters of the rows.
 
     Attributes:
@@ -98,13 +98,13 @@ def row_key(seed: int, id: str, sample: int) -> np.ndarray:
     return np.frombuffer(digest[:8], dtype=">u4").astype(np.uint32)
 
 
-def rows(configs: Sequence[SamplingConfig], keys: Sequence[np.ndarray]) -> Draw:
+def rows(configs: Sequence[SamplingConfig], keys: Sequence[np.ndarray]) -> SamplingParams:
     """Host arrays of the rows' parameters."""
 
     def column(name: str, dtype: type) -> np.ndarray:
         return np.array([getattr(config, name) for config in configs], dtype)
 
-    return Draw(
+    return SamplingParams(
         column("temperature", np.float32),  # pyright: ignore[reportArgumentType]
         column("top_p", np.float32),  # pyright: ignore[reportArgumentType]
         column("min_p", np.float32),  # pyright: ignore[reportArgumentType]
@@ -115,7 +115,7 @@ def rows(configs: Sequence[SamplingConfig], keys: Sequence[np.ndarray]) -> Draw:
 
 
 def draw(
-    logits_BV: jax.Array, forbidden_BV: Array, params: Draw, position_B: jax.Array, active_B: jax.Array
+    logits_BV: jax.Array, forbidden_BV: Array, params: SamplingParams, position_B: jax.Array, active_B: jax.Array
 ) -> jax.Array:
     """One id a row, int32 `[B]`.
 
@@ -139,7 +139,7 @@ def draw(
     return jax.lax.cond(jnp.any(is_sampled_B), sample, lambda: greedy_B)
 
 
-def _border(scaled_BV: jax.Array, params: Draw, is_sampled_B: jax.Array) -> jax.Array:
+def _border(scaled_BV: jax.Array, params: SamplingParams, is_sampled_B: jax.Array) -> jax.Array:
     """The least logit of each row that may be drawn."""
     most_B = jnp.max(scaled_BV, axis=-1)
     with_k_B = (params.top_k_B > 0) & (params.top_k_B < scaled_BV.shape[-1])

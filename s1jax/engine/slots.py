@@ -14,10 +14,11 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from s1jax.config import BadInput
 from s1jax.engine import cache as kv
 from s1jax.engine import decode, prefill
-from s1jax.engine.protocol import Control
-from s1jax.engine.state import EngineState, Place, Report, Row, Shape, Source
+from s1jax.engine.protocol import PAUSE, RUN, Automaton
+from s1jax.engine.state import CachedPrompt, EngineState, Report, Row, Shape, SlotIndex
 from s1jax.models.decoder import Unstacked
 from s1jax.parallel import mesh as meshes
 
@@ -53,15 +54,16 @@ class SlotTable:
 
     Attributes:
       shape: classes and window.
+      model: the weights.
       programs: names and static arguments of the programs used so far.
     """
 
     def __init__(
         self,
         model: Unstacked,
-        control: Control,
-        shape: Shape,
+        control: Automaton,
         *,
+        shape: Shape,
         size: kv.Size,
         buckets: Buckets,
         mesh: jax.sharding.Mesh | None,
@@ -70,7 +72,7 @@ class SlotTable:
         """Nothing is allocated before the first row enters: its fields say what a row's state looks like."""
         self.shape, self.buckets = shape, buckets
         self.programs: set[tuple] = set()
-        self._model = model
+        self.model = model
         self._size = size
         # A mesh of one device is that device: placing by rules would only make every dispatch slower.
         self._device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
@@ -96,13 +98,13 @@ class SlotTable:
         """Free slots of a class."""
         return len(self._free[of_class])
 
-    def index(self, place: Place) -> int:
+    def index(self, place: SlotIndex) -> int:
         """The row of a place in a window's arrays."""
         return sum(rows for rows, _ in self.shape.classes[: place.of_class]) + place.slot
 
-    def enter(self, source: Source, row: Row, of_class: int) -> Place:
+    def enter(self, source: CachedPrompt, row: Row, of_class: int) -> SlotIndex:
         """Put a row into a free slot of the class."""
-        place = Place(of_class, self._free[of_class].pop())
+        place = SlotIndex(of_class, self._free[of_class].pop())
         if self._state is None:
             with self._program("start"):
                 self._state = decode.start(self._size, self.shape, row.control, row.draw)
@@ -119,37 +121,57 @@ class SlotTable:
             )
         return place
 
-    def leave(self, place: Place) -> None:
+    def leave(self, place: SlotIndex) -> None:
         """Call a slot free; the row in it must have ended, or be halted, or be overwritten before the next window."""
         self._free[place.of_class].append(place.slot)
 
-    def is_free(self, place: Place) -> bool:
+    def is_free(self, place: SlotIndex) -> bool:
         """Nobody has the slot."""
         return place.slot in self._free[place.of_class]
 
-    def read(self, place: Place) -> tuple[CachedRow, Row]:
+    def read(self, place: SlotIndex) -> tuple[CachedRow, Row]:
         """A copy of a row, on the device."""
         with self._program("extract", place.of_class):
             return decode.extract(self._state, np.int32(place.slot), of_class=place.of_class, shape=self.shape)
 
-    def move(self, place: Place, of_class: int) -> Place:
+    def move(self, place: SlotIndex, of_class: int) -> SlotIndex:
         """Move a row into a free slot of another class."""
         cache, row = self.read(place)
         moved = self.enter((cache, 0), row, of_class)
         self.leave(place)
         return moved
 
-    def set_status(self, places: Sequence[Place], status: int) -> None:
-        """Give rows a status."""
+    def set_status(self, places: Sequence[SlotIndex], status: int) -> None:
+        """Give rows a status: RUN to those that are paused, any other to those that run; the rest stay as they are."""
         chosen_B = np.zeros(self.shape.rows, bool)
         chosen_B[[self.index(place) for place in places]] = True
+        before = PAUSE if status == RUN else RUN
         with self._program("set_status"):
-            self._state = decode.set_status(self._state, chosen_B, np.int32(status))
+            self._state = decode.set_status(self._state, chosen_B, np.int32(before), np.int32(status))
+
+    def control_state(self, place: SlotIndex) -> Any:
+        """The control's state of a row as it is now, on the host, without the axis B."""
+        assert self._state is not None
+        control = jax.device_get(self._state.row.control)
+        return jax.tree.map(lambda x: x[self.index(place)], control)
+
+    def replace_model(self, model: Unstacked) -> None:
+        """Go on with other weights. Raises BadInput unless they have the shapes and types of those before."""
+        old, new = jax.tree.flatten(self.model), jax.tree.flatten(model)
+        if old[1] != new[1]:
+            raise BadInput("the new weights are of another kind of model; make a new engine")
+        for a, b in zip(old[0], new[0], strict=True):
+            if (a.shape, a.dtype) != (b.shape, b.dtype):
+                raise BadInput(
+                    f"a weight has shape {a.shape} and type {a.dtype}, the new one {b.shape} and {b.dtype}; make a new "
+                    "engine"
+                )
+        self.model = model
 
     def window(self) -> Report:
         """Dispatch one window; the arrays returned can be waited for later."""
         with self._program("window", self.shape.window):
-            self._state, report = decode.decode_window(self._model, self._control, self._state, shape=self.shape)
+            self._state, report = decode.decode_window(self.model, self._control, self._state, shape=self.shape)
         return report
 
     def bucket_of(self, prompt_length: int) -> tuple[int, int]:
@@ -157,7 +179,7 @@ class SlotTable:
         bucket = self.buckets.length_of(prompt_length - 1, self.shape.max_length)
         return self.buckets.rows_of(bucket), bucket
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Source]:
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> list[CachedPrompt]:
         """Cached positions of prompts that share a bucket (at most its rows); of each all ids but the last.
 
         A prompt that is longer than its bucket comes alone and goes through it in pieces.
@@ -171,7 +193,7 @@ class SlotTable:
         for row, prompt in enumerate(prompts):
             tokens_BT[row, : len(prompt) - 1] = prompt[:-1]
         with self._program("prefill", rows, length):
-            cache = prefill.prefill(self._model, tokens_BT, dtype=self.shape.dtype, cache_dtype=self._size.dtype)
+            cache = prefill.prefill(self.model, tokens_BT, dtype=self.shape.dtype, cache_dtype=self._size.dtype)
         return [(cache, row) for row in range(len(prompts))]
 
     def extend(self, cache: CachedRow, start: int, ids: Sequence[int], of_class: int) -> CachedRow:
@@ -196,7 +218,7 @@ class SlotTable:
             before = None if cache is None else cache[0].k_BKSH.shape[2]
             with self._program("extend", before, length, bucket, has_scores):
                 cache, logprob_BT = prefill.extend(
-                    self._model,
+                    self.model,
                     cache,
                     *tokens_BT,
                     np.int32(start + begin),

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from s1jax.engine import cache as kv
-from s1jax.engine.sampling import Draw
+from s1jax.engine.sampling import SamplingParams
 
 MAX_KEPT = 4  # prefilled batches that are kept because requests with their prompts still wait
 
-Source = tuple[tuple[kv.Slots, ...], int]
+CachedPrompt = tuple[tuple[kv.Slots, ...], int]
 """Cached positions, per layer, and which row of them."""
 
 
@@ -49,7 +49,7 @@ class Shape:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class SlotIndex:
     """One slot: its class and its index there."""
 
     of_class: int
@@ -77,7 +77,7 @@ class Row:
     length_B: jax.Array
     status_B: jax.Array
     control: Any
-    draw: Draw
+    draw: SamplingParams
 
 
 @jax.tree_util.register_dataclass

@@ -138,7 +138,7 @@ def trace(sample: Sample, label: str, tokenizer: Tokenizer | None) -> str:
     verdict = "right" if sample.correct else "no answer" if sample.no_answer else "wrong"
     css = "right" if sample.correct else "wrong"
     body = html.escape(_cut(sample.text)) if tokenizer is None else _marked(sample, tokenizer)
-    thought = f"{sample.thinking_tokens} ids of thinking, {sample.n_ignored} ends ignored"
+    thought = f"{sample.thinking_tokens} tokens of thinking, {sample.extra.get('n_ignored', 0)} ends ignored"
     found = "" if sample.extracted is None else f", answered {html.escape(_cut(sample.extracted)[:80])}"
     return (
         f'<details><summary>{html.escape(label)}: <span class="{css}">{verdict}</span>{found}; '

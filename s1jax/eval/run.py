@@ -18,11 +18,14 @@ from s1jax.eval.summary import REPORT, SAMPLES, Setting
 from s1jax.grading.grade import KINDS
 from s1jax.grading.pool import Grader
 from s1jax.methods.asks import Ask
-from s1jax.methods.method import MethodConfig
+from s1jax.methods.engines import ModelRun
 from s1jax.methods.parts import Parts, run_folder
-from s1jax.methods.progress import Progress
-from s1jax.methods.session import ModelRun, Session, answer_text
-from s1jax.methods.stored import stored
+from s1jax.methods.progress import ProgressBar
+from s1jax.methods.router import answer_text
+from s1jax.methods.session import Session
+from s1jax.methods.stored import by_job, prompts_of, stored
+from s1jax.methods.task import Job
+from s1jax.methods.vote import VoteConfig
 from s1jax.records import Completion, Question, Sample, write_json
 
 
@@ -78,12 +81,12 @@ def run(config: EvalRun, session: Session | None = None) -> pathlib.Path:
     questions = bench.load(config.benchmark_source)[: config.limit]
     settings = settings_of(config)
     session = session or Session(config)
-    asks = [
-        ask
+    jobs = [
+        job
         for setting in settings
-        for ask in _asks(bench, questions, setting, session, config.seed, config.instruction)
+        for job in _jobs(bench, questions, setting, session, config.seed, config.instruction)
     ]
-    session.check(asks)
+    session.check(jobs)
     described = {
         "benchmark": bench.name,
         "official_size": bench.size,
@@ -94,8 +97,8 @@ def run(config: EvalRun, session: Session | None = None) -> pathlib.Path:
         "instruction": config.instruction,
     }
     with run_folder(config) as out:
-        if evaluate(bench, questions, settings, asks, session, out):
-            reports = report_all(bench, settings, asks, session, out, seed=config.seed, described=described)
+        if evaluate(bench, questions, settings, jobs, session, out):
+            reports = report_all(bench, settings, jobs, session, out, seed=config.seed, described=described)
             terminal.show(reports)
     return out
 
@@ -123,18 +126,19 @@ def settings_of(config: EvalRun) -> list[Setting]:
     control, sampling, method = config.control, config.sampling, config.method
     settings = []
     for budget in config.budgets:
-        of_one = dataclasses.replace(control, thinking_token_budget=budget)
+        of_one = _with(control, "thinking_token_budget", budget, "budgets")
         settings.append(Setting(f"budget-{budget}", of_one, sampling, method))
     for n in config.ignores:
-        of_one = dataclasses.replace(control, thinking_n_ignore=n)
+        of_one = _with(control, "thinking_n_ignore", n, "ignores")
         settings.append(Setting(f"ignore-{n}", of_one, sampling, method))
     if not settings:
         settings.append(Setting("" if config.votes is None else "single", control, sampling, method))
     if config.votes is not None:
         budget = config.votes.thinking_token_budget
-        of_one = control if budget is None else dataclasses.replace(control, thinking_token_budget=budget)
+        name = "votes.thinking_token_budget"
+        of_one = control if budget is None else _with(control, "thinking_token_budget", budget, name)
         drawn = dataclasses.replace(sampling, temperature=config.votes.temperature, n=1)
-        settings.append(Setting("vote", of_one, drawn, MethodConfig("vote", config.votes.n)))
+        settings.append(Setting("vote", of_one, drawn, VoteConfig(n=config.votes.n)))
     names = [setting.name for setting in settings]
     if len(set(names)) < len(names):
         raise BadInput(f"the sweep has {', '.join(names)}; every setting must be there once")
@@ -143,11 +147,17 @@ def settings_of(config: EvalRun) -> list[Setting]:
     return settings
 
 
+def _with(control: Any, field: str, value: Any, asked_by: str) -> Any:
+    if field not in {each.name for each in dataclasses.fields(control)}:
+        raise BadInput(f"{asked_by} sets control.{field}, which control.kind={control.kind} lacks; leave it out")
+    return dataclasses.replace(control, **{field: value})
+
+
 def evaluate(
     bench: Benchmark,
     questions: Sequence[Question],
     settings: Sequence[Setting],
-    asks: Sequence[Ask],
+    jobs: Sequence[Job],
     session: Session,
     out: pathlib.Path,
 ) -> bool:
@@ -158,36 +168,30 @@ def evaluate(
     Returns: whether this process goes on with the whole files (see `Parts.merge`).
     """
     by_id = {question.id: question for question in questions}
-    keys = {setting.name: prompts_of(asks, setting) for setting in settings}
+    keys = {setting.name: prompts_of(job for job in jobs if job.setting == setting.name) for setting in settings}
     with contextlib.ExitStack() as stack:
         parts = {name: stack.enter_context(Parts(out / name / SAMPLES, session.share)) for name in keys}
-        done = {
-            (name, sample.id, sample.sample)
-            for name in keys
-            for sample in stored(out / name / SAMPLES, Sample, keys[name])
-        }
-        mine = [ask for ask in asks if session.share.engine_of(ask.id) is not None]
-        missing = [ask for ask in mine if (ask.setting, ask.id, ask.sample) not in done]
+        done, n_done = {}, 0
+        for name in keys:
+            n_samples = {job.id: job.n_samples for job in jobs if job.setting == name}
+            found, count = by_job(stored(out / name / SAMPLES, Sample, keys[name]), name, n_samples)
+            done, n_done = {**done, **found}, n_done + count
+        n_mine = sum(job.n_samples for job in jobs if session.is_mine(job.id))
         grader = stack.enter_context(Grader())
-        progress = stack.enter_context(Progress(len(mine), len(mine) - len(missing), bench.name))
+        progress = stack.enter_context(ProgressBar(n_mine, n_done, bench.name))
 
-        def on_done(ask: Ask, completion: Completion) -> None:
-            parts[ask.setting].write(graded(completion, ask, by_id[ask.id], bench, session, grader))
+        def on_done(job: Job, ask: Ask, completion: Completion) -> None:
+            parts[job.setting].write(graded(completion, ask, by_id[job.id], bench, session, grader))
             progress.advance(len(completion.token_ids))
 
-        session.complete(missing, on_done)
+        session.run(jobs, on_done, stored=done)
         return all([parts[name].merge(list(keys[name])) for name in keys])
-
-
-def prompts_of(asks: Sequence[Ask], setting: Setting) -> dict[tuple[str, int], tuple[int, ...]]:
-    """Prompt ids of each (id, sample) of a setting, in the order asked for."""
-    return {(ask.id, ask.sample): ask.prompt_ids for ask in asks if ask.setting == setting.name}
 
 
 def report_all(
     bench: Benchmark,
     settings: Sequence[Setting],
-    asks: Sequence[Ask],
+    jobs: Sequence[Job],
     session: Session,
     out: pathlib.Path,
     *,
@@ -197,7 +201,7 @@ def report_all(
     """Write and return the report of every setting, from its whole file of samples."""
     reports = []
     for setting in settings:
-        samples = stored(out / setting.name / SAMPLES, Sample, prompts_of(asks, setting))
+        samples = stored(out / setting.name / SAMPLES, Sample, prompts_of(j for j in jobs if j.setting == setting.name))
         scores = [summary.score(sample, bench.kind, session.tokenizer.decode) for sample in samples]
         report = summary.summarise(scores, setting, bench.kind, **described, seed=seed, seeds=[seed])
         write_json(out / setting.name / REPORT, report)
@@ -205,16 +209,17 @@ def report_all(
     return reports
 
 
-def _asks(
+def _jobs(
     bench: Benchmark, questions: Sequence[Question], setting: Setting, session: Session, seed: int, tail: str | None
-) -> list[Ask]:
-    asks = []
+) -> list[Job]:
+    jobs = []
     for question in questions:
-        text = bench.prompt(question) + ("" if tail is None else f"\n\n{tail}")
-        ids = session.question_ids(text, setting.control)
-        for sample in range(setting.n_samples):
-            asks.append(Ask(setting.name, question.id, sample, seed, ids, setting.control, setting.sampling))
-    return asks
+        messages = session.question(bench.prompt(question) + ("" if tail is None else f"\n\n{tail}"))
+        job = session.job(
+            question.id, messages, setting.control, setting.sampling, setting.method, setting=setting.name, seed=seed
+        )
+        jobs.append(job)
+    return jobs
 
 
 def graded(
@@ -224,7 +229,7 @@ def graded(
     gold = question.answer or ""
     text = answer_text(completion, session.tokenizer, ask.control, ask.sampling.stop)
     verdict = grader.grade(text, gold, bench.kind)
-    fields = {field.name: getattr(completion, field.name) for field in dataclasses.fields(Completion)}
+    fields: dict[str, Any] = {field.name: getattr(completion, field.name) for field in dataclasses.fields(Completion)}
     del fields["format"]  # a sample has its own
     if bench.private:
         fields["text"] = ""

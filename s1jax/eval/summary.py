@@ -5,13 +5,13 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from s1jax import control as controls
 from s1jax.config import BadInput, to_dict
-from s1jax.control.config import ControlConfig
 from s1jax.engine.sampling import SamplingConfig
 from s1jax.eval import scaling, stats
 from s1jax.grading import compat, grade
 from s1jax.methods import METHODS
-from s1jax.methods.method import Mark, MethodConfig
+from s1jax.methods.method import Mark
 from s1jax.records import Sample
 
 FORMAT = "s1jax.report/1"
@@ -29,9 +29,9 @@ class Setting:
     """
 
     name: str
-    control: ControlConfig
+    control: Any
     sampling: SamplingConfig
-    method: MethodConfig
+    method: Any
 
     @property
     def n_samples(self) -> int:
@@ -41,19 +41,7 @@ class Setting:
     @property
     def label(self) -> str:
         """What a reader calls the setting."""
-        control, parts = self.control, []
-        if control.kind == "free":
-            parts.append("free")
-        elif not control.thinking:
-            parts.append("no thinking")
-        elif control.thinking_token_budget in (None, -1):
-            parts.append("no limit")
-        else:
-            parts.append(f"budget {control.thinking_token_budget}")
-        if control.min_thinking_tokens:
-            parts.append(f"at least {control.min_thinking_tokens}")
-        if control.thinking_n_ignore:
-            parts.append(f"ignore {control.thinking_n_ignore}")
+        parts = [controls.of(self.control).label(self.control)]
         if self.method.kind != "single":
             parts.append(f"{self.method.kind} of {self.n_samples}")
         return ", ".join(parts)
@@ -91,18 +79,16 @@ def score(sample: Sample, kind: str, decode: Callable[[Sequence[int]], str]) -> 
         is_right_upstream=compat.grade(decode(_without_stop(sample)), sample.gold or "", kind).correct,
         thinking_tokens=sample.thinking_tokens,
         total_tokens=len(sample.token_ids),
-        n_ignored=sample.n_ignored,
+        n_ignored=sample.extra.get("n_ignored", 0),
         finish_reason=sample.finish_reason,
         thinking_finish_reason=sample.thinking_finish_reason,
     )
 
 
-def is_within(thinking_tokens: int, control: ControlConfig) -> bool | None:
-    """So many ids of thinking keep to the control's limits; None where there are none."""
-    budget = -1 if control.thinking_token_budget is None else control.thinking_token_budget
-    if not control.is_thinking or (budget == -1 and not control.min_thinking_tokens):
-        return None
-    return (budget == -1 or thinking_tokens <= budget) and thinking_tokens >= control.min_thinking_tokens
+def is_within(thinking_tokens: int, control: Any) -> bool | None:
+    """So many tokens of thinking keep to the control's limits; None where there are none."""
+    limits = controls.of(control).thinking_limits(control)
+    return None if limits is None else limits[0] <= thinking_tokens <= limits[1]
 
 
 def summarise(scores: Sequence[Score], setting: Setting, kind: str, **described: Any) -> dict[str, Any]:
@@ -219,7 +205,7 @@ def points(reports: Sequence[Mapping[str, Any]]) -> list[scaling.Point]:
 
 def _points_of(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[scaling.Point]:
     control, n = report["control"], report["samples_per_question"]
-    budget = control["thinking_token_budget"]
+    budget = control.get("thinking_token_budget")
     is_joint = METHODS[report["method"]["kind"]].joint
     each = "" if budget in (None, -1) else f", budget {budget} each"
 
@@ -227,7 +213,7 @@ def _points_of(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
         return scaling.Point(
             label=report["label"] if voters == 1 else f"majority of {voters}{each}",
             budget=None if budget == -1 else budget,
-            n_ignore=control["thinking_n_ignore"],
+            n_ignore=control.get("thinking_n_ignore", 0),
             thinking_tokens=tuple(times * row["thinking_tokens"] for row in rows),
             total_tokens=tuple(times * row["total_tokens"] for row in rows),
             accuracy=tuple(accuracy),

@@ -1,38 +1,25 @@
-"""What a method is: how many samples of a question are asked for, and what they come to together. No JAX, no engine.
+"""What a method is: how it drives the rows of one question, and what they come to together.
 
-A control decides how one row thinks; a method decides what is made of several rows. Every method goes with every
-control.
+A control decides how one row thinks; a method decides which rows are asked for and what is made of them. Every method
+goes with every control. A method is an async function over a `Task`; thousands of them run at once over one engine.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from s1jax.config import BadInput
 from s1jax.engine.sampling import SamplingConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class MethodConfig:
-    """What is made of the samples of a prompt.
-
-    Attributes:
-      kind: `single`: each of `sampling.n` samples stands for itself. `vote`: the majority of `n` samples is the answer.
-      n: voters; None: 16.
-    """
-
-    kind: Literal["single", "vote"] = "single"
-    n: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class Mark:
-    """What a method has to know of one sample.
+    """What a method has to know of one graded sample.
 
     Attributes:
-      vote: the spelling under which its answer votes (`s1jax.grading.grade.vote_key`); None without an answer.
+      vote: the spelling under which its answer votes; None without an answer.
       correct: whether it is right.
-      thinking_tokens, total_tokens: ids of thinking; of thinking and answer.
+      thinking_tokens, total_tokens: tokens of thinking; of thinking and answer.
     """
 
     vote: str | None
@@ -52,19 +39,25 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One way to use samples.
+    """An entry of the registry.
 
     Attributes:
-      name: as in the registry.
-      samples: how many samples of each prompt are needed. Raises BadInput for settings that contradict each other.
-      outcome: what they come to.
+      config: frozen dataclass of what a user may set, with a field `kind` whose default is the key of the registry.
+      samples: config, sampling -> how many completions of each prompt there will be, numbered from 0. Raises BadInput
+        for settings that contradict each other.
+      run: asks a `s1jax.methods.task.Task` for each of them, in whatever order and rounds. What it decides, it decides
+        by what the completions are and by their numbers, never by which came first, so that it decides the same again.
+      outcome: marks of all samples, in the order of their numbers -> what they come to.
       joint: the samples of a question give one answer, so the tokens of all of them are spent on it.
+      is_one_round: every sample completes the prompt itself, so that stored ones can be compared with it.
     """
 
-    name: str
-    samples: Callable[[MethodConfig, SamplingConfig], int]
+    config: type
+    samples: Callable[[Any, SamplingConfig], int]
+    run: Callable[[Any], Awaitable[None]]
     outcome: Callable[[Sequence[Mark]], Outcome]
     joint: bool
+    is_one_round: bool = True
 
 
 def refuse_copies(n: int, sampling: SamplingConfig) -> int:

@@ -42,13 +42,13 @@ class Share:
 
     def engine_of(self, id: str) -> int | None:
         """Which engine of this process, from 0, completes the rows of a prompt; None: one of another process."""
-        index = deal(id, self.total) - self.first
+        index = assign_engine(id, self.total) - self.first
         return index if 0 <= index < self.count else None
 
 
-def deal(id: str, hands: int) -> int:
-    """Which of `hands` engines completes the rows of a prompt: a hash of its id, the same in every run."""
-    return int.from_bytes(hashlib.sha256(id.encode("utf-8")).digest()[:8], "big") % hands
+def assign_engine(id: str, n_engines: int) -> int:
+    """Which of `n_engines` engines completes the rows of a prompt: a hash of its id, the same in every run."""
+    return int.from_bytes(hashlib.sha256(id.encode("utf-8")).digest()[:8], "big") % n_engines
 
 
 def share_of(mesh: MeshConfig) -> Share:
@@ -119,7 +119,7 @@ class Parts:
 
     def write(self, row: Any) -> None:
         """Append a row of a prompt that is this process's; it is on disk when this returns."""
-        self._writer(deal(row.id, self._share.total)).write(row)
+        self._writer(assign_engine(row.id, self._share.total)).write(row)
 
     def _writer(self, number: int) -> JsonlWriter:
         if number not in self._writers:

@@ -4,12 +4,11 @@ import sys
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
-class Progress:
-    """Rows done of all, and ids a second since the start.
+class ProgressBar:
+    """Rows done of all, and tokens a second since the start.
 
     Args:
       total: rows in all.
@@ -26,12 +25,12 @@ class Progress:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         )
-        self._bar = Bar(*columns, console=console) if console.is_terminal else None
+        self._bar = Progress(*columns, console=console) if console.is_terminal else None
         self._task = None if self._bar is None else self._bar.add_task(name, total=total, completed=done, rate="")
         self._name, self._total, self._start = name, total, time.monotonic()
-        self._counts = {"rows": done, "ids": 0}
+        self._counts = {"rows": done, "tokens": 0}
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "ProgressBar":
         if self._bar is not None:
             self._bar.start()
         return self
@@ -40,12 +39,12 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def advance(self, ids: int) -> None:
-        """One row more, of so many ids."""
+    def advance(self, tokens: int) -> None:
+        """One row more, of so many tokens."""
         before = self._counts["rows"]
         self._counts["rows"] += 1
-        self._counts["ids"] += ids
-        rate = f"{self._counts['ids'] / max(time.monotonic() - self._start, 1e-9):,.0f} ids/s"
+        self._counts["tokens"] += tokens
+        rate = f"{self._counts['tokens'] / max(time.monotonic() - self._start, 1e-9):,.0f} tokens/s"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=1, rate=rate)
         elif 10 * self._counts["rows"] // self._total > 10 * before // self._total:

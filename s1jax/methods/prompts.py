@@ -5,15 +5,14 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from s1jax import records
-from s1jax.config import BadInput, from_dict, to_dict
-from s1jax.control.config import ControlConfig
+from s1jax import control, records
+from s1jax.config import BadInput, choice, from_dict, to_dict
+from s1jax.control.budget.config import BudgetConfig
 from s1jax.engine.sampling import SamplingConfig
 from s1jax.records import Prompt
 from s1jax.text.chat import system_turn
 
 T = TypeVar("T")
-CONTROL = {field.name for field in dataclasses.fields(ControlConfig)}
 SAMPLING = {field.name for field in dataclasses.fields(SamplingConfig)}
 OWN = {"id", "question", "messages", "answer", "choices", "system", "seed", "control", "sampling"}
 # Columns of data sets that say nothing about how a row is completed.
@@ -45,7 +44,8 @@ def prompt_of(row: Mapping[str, Any], where: str, system: str | None = None) -> 
     Raises:
       BadInput: neither or both of question and messages, a field of another name, or messages that are none.
     """
-    known = OWN | CONTROL | SAMPLING | PASSED_OVER
+    of_control = {field.name for cls in control.configs().values() for field in dataclasses.fields(cls)}
+    known = OWN | of_control | SAMPLING | PASSED_OVER
     row = {name: value for name, value in row.items() if value is not None or name not in OWN}
     for name in row:
         if name not in known:
@@ -74,7 +74,7 @@ def prompt_of(row: Mapping[str, Any], where: str, system: str | None = None) -> 
         messages=messages,
         answer=None if row.get("answer") is None else str(row["answer"]),
         choices=tuple(map(str, row["choices"])) if row.get("choices") else None,
-        control={**row.get("control", {}), **{name: row[name] for name in row if name in CONTROL}},
+        control={**row.get("control", {}), **{name: row[name] for name in row if name in of_control}},
         sampling={**row.get("sampling", {}), **{name: row[name] for name in row if name in SAMPLING}},
         seed=row.get("seed"),
     )
@@ -98,3 +98,22 @@ def override(base: T, changes: Mapping[str, Any], where: str) -> T:
     if not changes:
         return base
     return from_dict(type(base), {**to_dict(base), **changes}, f"{where} ")
+
+
+def override_control(base: Any, changes: Mapping[str, Any], where: str) -> Any:
+    """A control with some fields set anew; of another kind it keeps the fields that both have.
+
+    Raises:
+      BadInput: as `override`, or an unknown kind.
+    """
+    kind = changes.get("kind", base.kind)
+    before = to_dict(base)
+    if kind != base.kind and isinstance(kind, str) and kind in control.CONTROLS:
+        shared = {field.name for field in dataclasses.fields(control.CONTROLS[kind].config)} - {"kind"}
+        before = {name: value for name, value in before.items() if name in shared}
+    return from_dict(_Control, {"control": {**before, **changes, "kind": kind}}, f"{where} ").control
+
+
+@dataclasses.dataclass(frozen=True)
+class _Control:
+    control: Any = choice(BudgetConfig(), control.configs)

@@ -12,12 +12,15 @@ from s1jax.config import BadInput
 from s1jax.grading import grade
 from s1jax.methods import METHODS, vote
 from s1jax.methods.asks import Ask
+from s1jax.methods.engines import ModelRun
 from s1jax.methods.parts import Parts, run_folder
-from s1jax.methods.progress import Progress
-from s1jax.methods.prompts import override, prompt_of, read_prompts
-from s1jax.methods.session import ModelRun, Session, answer_text
-from s1jax.methods.stored import stored
+from s1jax.methods.progress import ProgressBar
+from s1jax.methods.prompts import override, override_control, prompt_of, read_prompts
+from s1jax.methods.router import answer_text
+from s1jax.methods.session import Session
+from s1jax.methods.stored import by_job, prompts_of, stored
 from s1jax.methods.stream import Stream
+from s1jax.methods.task import Job
 from s1jax.records import Completion, Prompt, write_json
 
 COMPLETIONS, VOTES, SETTINGS = "completions.jsonl", "votes.jsonl", "settings.json"
@@ -52,87 +55,90 @@ def run(config: GenerateRun, session: Session | None = None) -> pathlib.Path:
         prompts = read_prompts(config.prompts, config.system)
     else:
         prompts = [prompt_of({"question": config.prompt}, "prompt", config.system)]
-    n = METHODS[config.method.kind].samples(config.method, config.sampling)
     session = session or Session(config)
-    asks = [ask for prompt in prompts for ask in _asks(prompt, config, session, n)]
-    session.check(asks)
+    jobs = [_job(prompt, config, session) for prompt in prompts]
+    session.check(jobs)
     with run_folder(config) as out:
-        is_whole = _complete(config, session, asks, out)
+        is_whole = _complete(config, session, jobs, out)
         if is_whole and METHODS[config.method.kind].joint:
-            _count(config, session, asks, out)
+            _count(config, session, jobs, out)
     return out
 
 
-def _complete(config: GenerateRun, session: Session, asks: Sequence[Ask], out: pathlib.Path) -> bool:
+def _complete(config: GenerateRun, session: Session, jobs: Sequence[Job], out: pathlib.Path) -> bool:
     """Write what is missing. Returns whether this process goes on with the whole file (see `Parts.merge`)."""
     share = session.share
     with contextlib.ExitStack() as stack:
         parts = stack.enter_context(Parts(out / COMPLETIONS, share))
-        stream = Stream(session.tokenizer, config.control) if config.prompt is not None and len(asks) == 1 else None
-        done = set()
-        for completion in _finished(out, asks, is_writer=share.first == 0):
-            done.add((completion.id, completion.sample))
-            if stream is not None:
+        is_shown = config.prompt is not None and jobs[0].n_samples == 1
+        stream = Stream(session.tokenizer) if is_shown else None
+        finished, n_finished = _finished(out, jobs, is_writer=share.first == 0)
+        n_mine = sum(job.n_samples for job in jobs if session.is_mine(job.id))
+        progress = None if stream else stack.enter_context(ProgressBar(n_mine, n_finished, "generate"))
+        if stream is not None:
+            for completion in finished.get(("", jobs[0].id), {}).values():
                 stream.finish(completion)
-        mine = [ask for ask in asks if share.engine_of(ask.id) is not None]
-        missing = [ask for ask in mine if (ask.id, ask.sample) not in done]
-        progress = None if stream else stack.enter_context(Progress(len(mine), len(mine) - len(missing), "generate"))
 
-        def on_done(ask: Ask, completion: Completion) -> None:
+        def on_done(job: Job, ask: Ask, completion: Completion) -> None:
             parts.write(completion)
             if stream is not None:
                 stream.finish(completion)
             elif progress is not None:
                 progress.advance(len(completion.token_ids))
 
-        session.complete(missing, on_done, None if stream is None else stream.show)
-        return parts.merge([(ask.id, ask.sample) for ask in asks])
+        session.run(jobs, on_done, stored=finished, on_progress=None if stream is None else stream.show)
+        return parts.merge([key for job in jobs for key in job.keys])
 
 
-def _finished(out: pathlib.Path, asks: Sequence[Ask], *, is_writer: bool) -> Iterator[Completion]:
-    """What a former start has finished. `settings.json` remembers under which settings: they may differ row by row.
+def _finished(
+    out: pathlib.Path, jobs: Sequence[Job], *, is_writer: bool
+) -> tuple[dict[tuple[str, str], dict[int, Completion]], int]:
+    """What a former start has finished of jobs, and how many completions that is.
+
+    `settings.json` remembers under which settings: they may differ row by row.
 
     Raises:
       BadInput: a finished row was completed under other settings or from another prompt.
     """
     path = out / SETTINGS
-    now = {ask.id: _settings(ask) for ask in asks}
+    now = {job.id: _settings(job) for job in jobs}
     before = json.loads(path.read_text(encoding="utf-8"))["settings"] if path.is_file() else {}
-    for completion in stored(out / COMPLETIONS, Completion, {(ask.id, ask.sample): ask.prompt_ids for ask in asks}):
-        if before.get(completion.id) != now[completion.id]:
-            raise BadInput(
-                f"{out / COMPLETIONS}: prompt {completion.id!r} was completed under control, sampling or seed "
-                f"{before.get(completion.id)}, now {now[completion.id]} (hashes); set them back or give a new folder"
-            )
-        yield completion
+
+    def checked() -> Iterator[Completion]:
+        for completion in stored(out / COMPLETIONS, Completion, prompts_of(jobs)):
+            if before.get(completion.id) != now[completion.id]:
+                raise BadInput(
+                    f"{out / COMPLETIONS}: prompt {completion.id!r} was completed under control, sampling or seed "
+                    f"{before.get(completion.id)}, now {now[completion.id]} (hashes); set them back or give another out"
+                )
+            yield completion
+
+    finished = by_job(checked(), "", {job.id: job.n_samples for job in jobs}, keeps_all=len(jobs) == 1)
     if is_writer:
         write_json(path, {"format": "s1jax.settings/1", "settings": {**before, **now}})
+    return finished
 
 
-def _settings(ask: Ask) -> str:
-    sampling = dataclasses.replace(ask.sampling, n=1)
-    text = json.dumps([dataclasses.asdict(ask.control), dataclasses.asdict(sampling), ask.seed])
+def _settings(job: Job) -> str:
+    sampling = dataclasses.replace(job.sampling, n=1)
+    text = json.dumps([dataclasses.asdict(job.control), dataclasses.asdict(sampling), job.seed])
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
 
 
-def _asks(prompt: Prompt, config: GenerateRun, session: Session, n: int) -> list[Ask]:
+def _job(prompt: Prompt, config: GenerateRun, session: Session) -> Job:
     where = f"prompt {prompt.id!r}"
-    control = override(config.control, prompt.control, where)
+    control = override_control(config.control, prompt.control, where)
     sampling = override(config.sampling, prompt.sampling, where)
-    if prompt.sampling:
-        n = METHODS[config.method.kind].samples(config.method, sampling)
-    seed = config.seed if prompt.seed is None else prompt.seed
-    ids = session.prompt_ids(prompt.messages, control)
-    return [Ask("", prompt.id, sample, seed, ids, control, sampling) for sample in range(n)]
+    return session.job(prompt.id, prompt.messages, control, sampling, config.method, seed=prompt.seed)
 
 
-def _count(config: GenerateRun, session: Session, asks: Sequence[Ask], out: pathlib.Path) -> None:
+def _count(config: GenerateRun, session: Session, jobs: Sequence[Job], out: pathlib.Path) -> None:
     """Write the votes of all prompts, in their order."""
-    by_key = {(ask.id, ask.sample): ask for ask in asks}
+    by_id = {job.id: job for job in jobs}
     tally = Tally(session, config.answers)
-    for completion in stored(out / COMPLETIONS, Completion, {key: ask.prompt_ids for key, ask in by_key.items()}):
-        tally.add(by_key[completion.id, completion.sample], completion)
-    tally.write(out / VOTES, list(dict.fromkeys(ask.id for ask in asks)))
+    for completion in stored(out / COMPLETIONS, Completion, prompts_of(jobs)):
+        tally.add(by_id[completion.id], completion)
+    tally.write(out / VOTES, list(by_id))
 
 
 class Tally:
@@ -143,13 +149,13 @@ class Tally:
         self._votes: dict[str, dict[int, str | None]] = {}
         self._spent: dict[str, list[int]] = {}
 
-    def add(self, ask: Ask, completion: Completion) -> None:
+    def add(self, job: Job, completion: Completion) -> None:
         """Count one sample."""
-        text = answer_text(completion, self._session.tokenizer, ask.control, ask.sampling.stop)
+        text = answer_text(completion, self._session.tokenizer, job.control, job.sampling.stop)
         found = grade.grade(text, "", self._kind).extracted
         vote_of = None if found is None else grade.vote_key(found, self._kind)
-        self._votes.setdefault(ask.id, {})[ask.sample] = vote_of
-        spent = self._spent.setdefault(ask.id, [0, 0])
+        self._votes.setdefault(job.id, {})[completion.sample] = vote_of
+        spent = self._spent.setdefault(job.id, [0, 0])
         spent[0] += completion.thinking_tokens
         spent[1] += len(completion.token_ids)
 

@@ -1,16 +1,27 @@
 """Every sample stands for itself; several of a question are averaged."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
-from s1jax.config import BadInput
 from s1jax.engine.sampling import SamplingConfig
-from s1jax.methods.method import Mark, Method, MethodConfig, Outcome, refuse_copies
+from s1jax.methods.method import Mark, Method, Outcome, refuse_copies
+from s1jax.methods.task import complete_all
 
 
-def samples(method: MethodConfig, sampling: SamplingConfig) -> int:
+@dataclasses.dataclass(frozen=True)
+class SingleConfig:
+    """Each of `sampling.n` samples stands for itself.
+
+    Attributes:
+      kind: `single`.
+    """
+
+    kind: Literal["single"] = "single"
+
+
+def samples(config: SingleConfig, sampling: SamplingConfig) -> int:
     """`sampling.n`."""
-    if method.n is not None:
-        raise BadInput(f"method.n={method.n} says nothing to method.kind=single; set sampling.n or method.kind=vote")
     return refuse_copies(sampling.n, sampling)
 
 
@@ -23,4 +34,4 @@ def outcome(marks: Sequence[Mark]) -> Outcome:
     )
 
 
-METHOD = Method("single", samples, outcome, joint=False)
+METHOD = Method(SingleConfig, samples, complete_all, outcome, joint=False)

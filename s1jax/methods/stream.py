@@ -1,61 +1,105 @@
-"""One completion on the terminal while it is written: thinking dimmed, ids that the control put marked."""
+"""One completion on the terminal while it is written: thinking dimmed, tokens that the control put marked."""
 
-import itertools
-from collections.abc import Sequence
+import codecs
+import dataclasses
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
-from s1jax.control.config import ControlConfig
-from s1jax.engine.requests import Request
+from s1jax.methods.asks import Ask
 from s1jax.records import Completion
 from s1jax.text.tokens import Tokenizer
 
 FORCED = "bold yellow"
-# Ids that may still be taken back: a half delimiter.
+# Tokens that may still be taken back: a half delimiter.
 HELD_BACK = 8
 
 
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """Some text of a completion, in the order it was written.
+
+    Attributes:
+      text: whole characters.
+      is_thinking: it is thinking.
+      is_forced: the control put it there; a character counts to the token that begins it.
+    """
+
+    text: str
+    is_thinking: bool
+    is_forced: bool
+
+
+class Pieces:
+    """Cuts a row that grows into pieces. Tokens at the end are held back while they can still be taken back."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._token_bytes = tokenizer.token_bytes()
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._n_shown, self._mark = 0, (False, False)
+
+    def grown(self, ids: Sequence[int], forced: Sequence[bool], thinking: int) -> list[Piece]:
+        """What is new, but for the last few tokens and a character that is not whole yet."""
+        return list(self._pieces(ids, forced, thinking, max(len(ids) - HELD_BACK, self._n_shown)))
+
+    def ended(self, completion: Completion) -> list[Piece]:
+        """The rest of a row that is over, up to where its text ends (a stop text is not shown)."""
+        n = len(completion.token_ids)
+        pieces = list(self._pieces(completion.token_ids, completion.forced, completion.thinking_tokens, n))
+        rest = self._decoder.decode(b"", final=True)
+        pieces += [Piece(rest, *self._mark)] if rest else []
+        shown = len("".join(piece.text for piece in pieces))
+        whole = b"".join(self._token_bytes[token] for token in completion.token_ids).decode("utf-8", errors="replace")
+        return _cut(pieces, shown - max(len(whole) - len(completion.text), 0))
+
+    def _pieces(self, ids: Sequence[int], forced: Sequence[bool], thinking: int, end: int) -> Iterator[Piece]:
+        text, mark = "", self._mark
+        for i in range(self._n_shown, end):
+            is_inside = bool(self._decoder.getstate()[0])  # in the middle of a character
+            own = (i < thinking, bool(forced[i]))
+            if own != mark and not is_inside:
+                if text:
+                    yield Piece(text, *mark)
+                text, mark = "", own
+            text += self._decoder.decode(self._token_bytes[ids[i]])
+        if text:
+            yield Piece(text, *mark)
+        self._n_shown, self._mark = end, mark
+
+
+def _cut(pieces: Sequence[Piece], n: int) -> list[Piece]:
+    """The first `n` characters."""
+    kept = []
+    for piece in pieces:
+        if n <= 0:
+            break
+        kept.append(dataclasses.replace(piece, text=piece.text[:n]))
+        n -= len(piece.text)
+    return kept
+
+
 class Stream:
-    """Shows one row. Ids at the end are held back while they can still be taken back."""
+    """Shows one row."""
 
-    def __init__(self, tokenizer: Tokenizer, control: ControlConfig, console: Console | None = None) -> None:
-        self._tokenizer, self._control = tokenizer, control
+    def __init__(self, tokenizer: Tokenizer, console: Console | None = None) -> None:
+        self._pieces = Pieces(tokenizer)
         self._console = console or Console(highlight=False)
-        self._shown: list[int] = []
 
-    def show(self, request: Request, ids: Sequence[int], forced: Sequence[bool]) -> None:
-        """What has been added since the last call, but for the last few ids and a character that is not whole yet."""
-        end = max(len(ids) - HELD_BACK, len(self._shown))
-        while end > len(self._shown) and self._tokenizer.decode(ids[len(self._shown) : end]).endswith("\ufffd"):
-            end -= 1
-        self._print(list(ids)[:end], forced)
+    def show(self, _: Ask | None, ids: Sequence[int], forced: Sequence[bool], thinking: int) -> None:
+        """What has been added since the last call."""
+        self._print(self._pieces.grown(ids, forced, thinking))
 
     def finish(self, completion: Completion) -> None:
         """The rest, and one line of account."""
-        self._print(list(completion.token_ids), completion.forced)
+        self._print(self._pieces.ended(completion))
         reason = completion.thinking_finish_reason
-        thought = f"{completion.thinking_tokens} ids of thinking" + (f", ended by {reason}" if reason else "")
-        ignored = f", {completion.n_ignored} ends ignored" if completion.n_ignored else ""
-        answered = f"{completion.answer_tokens} ids of answer, {completion.finish_reason}"
+        thought = f"{completion.thinking_tokens} tokens of thinking" + (f", ended by {reason}" if reason else "")
+        n_ignored = completion.extra.get("n_ignored")
+        ignored = f", {n_ignored} ends ignored" if n_ignored else ""
+        answered = f"{completion.answer_tokens} tokens of answer, {completion.finish_reason}"
         self._console.print(f"\n[{thought}{ignored}; {answered}]", style="dim", markup=False)
 
-    def _print(self, ids: list[int], forced: Sequence[bool]) -> None:
-        end = self._end_of_thinking(ids)
-        styles = [FORCED if is_forced else "dim" if i < end else "" for i, is_forced in enumerate(forced[: len(ids)])]
-        new = range(len(self._shown), len(ids))
-        for style, group in itertools.groupby(new, key=lambda i: styles[i]):
-            text = self._tokenizer.decode([ids[i] for i in group])
-            self._console.print(text, style=style, end="", markup=False, soft_wrap=True)
-        self._shown.extend(ids[i] for i in new)
-
-    def _end_of_thinking(self, ids: Sequence[int]) -> int:
-        """Index after the id that completes the first delimiter; an ignored one was taken back and is not there."""
-        if not self._control.is_thinking:
-            return 0
-        table, text = self._tokenizer.token_bytes(), b""
-        ends = [delimiter.encode() for delimiter in self._control.markers.thinking_end]
-        for i, id in enumerate(ids):
-            text += table[id]
-            if id in self._tokenizer.eos_ids or any(end in text[-len(end) - len(table[id]) :] for end in ends):
-                return i + 1
-        return len(ids)
+    def _print(self, pieces: Sequence[Piece]) -> None:
+        for piece in pieces:
+            style = FORCED if piece.is_forced else "dim" if piece.is_thinking else ""
+            self._console.print(piece.text, style=style, end="", markup=False, soft_wrap=True)

@@ -1,72 +1,57 @@
-"""A whole budget curve for little more than its last point.
+"""A whole curve of limits for little more than its last point.
 
 Draws depend on the row's key and the position alone, so what a row thinks under budget N is a prefix of what it thinks
-under 2N. One row runs under the largest budget and pauses at each smaller one; there a copy is closed and answers.
+under 2N. One row runs under the largest limit and pauses at each smaller one; there a copy of it goes its own way.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from s1jax.config import BadInput
-from s1jax.engine.protocol import ControlRow
-from s1jax.engine.requests import Request
+from s1jax.engine.protocol import Sweep
+from s1jax.engine.requests import Listener, Request
 from s1jax.records import Completion
 
-MAX_SMALLER = 8  # thresholds that a row can pause at
+OnDone = Callable[[Request, Completion], None]
 
 
-class Sweep:
-    """Rows that run under several thinking budgets at once.
+def submit(
+    engine: Any,
+    sweep: Sweep | None,
+    request: Request,
+    forks: Sequence[Request],
+    on_done: OnDone,
+    progress: Callable[[int, list[int], list[bool], int], None] | None = None,
+) -> int:
+    """Queue one row for its own limit, the largest, and for the smaller ones of `forks`.
 
-    `done` and `pause` go into `Engine.advance`, or `run` does it all.
+    Args:
+      engine: an `Engine`.
+      sweep: of the row's control; None where there are no forks.
+      forks: the same row under smaller limits, by ascending limit.
+      on_done: gets the completion of `request` and of each fork, in the thread in which the engine works.
+      progress: of the row, see `Listener`.
+
+    Returns: the row's ticket.
+
+    Raises:
+      BadInput: limits that the control does not take.
     """
+    waiting = list(forks)
 
-    def __init__(self, engine: Any, on_done: Callable[[Request, int, Completion], None]) -> None:
-        """`engine`: an `Engine`. `on_done` gets each completion with the request it was submitted as and its budget."""
-        self._engine, self._on_done = engine, on_done
-        self._trunks: dict[int, tuple[Request, list[int]]] = {}
-        self._branches: dict[int, tuple[Request, int]] = {}
+    def branched(fork: Request) -> Listener:
+        return Listener(done=lambda _, completion: on_done(fork, completion))
 
-    def submit(self, request: Request, budgets: Sequence[int]) -> None:
-        """Queue one row for its own budget, the largest, and for smaller ones.
+    def paused(ticket: int) -> None:
+        fork = waiting.pop(0)
+        engine.fork(ticket, [fork], branched(fork))
+        engine.resume(ticket)
 
-        Raises:
-          BadInput: a budget that is not smaller, or below the row's minimum; more than 8 of them; a row without one.
-        """
-        row, budgets = request.control, sorted(set(budgets))
-        largest = row.budget if row.is_thinking else 0
-        wrong = [budget for budget in budgets if not row.minimum <= budget < largest]
-        if wrong or len(budgets) > MAX_SMALLER:
-            raise BadInput(
-                f"request {request.id!r}: budgets {budgets} below {largest}; give at most {MAX_SMALLER}, each from "
-                f"min_thinking_tokens={row.minimum} to {largest - 1}"
-            )
-        trunk = dataclasses.replace(request, control=dataclasses.replace(row, pause_at=tuple(budgets)))
-        self._trunks[self._engine.submit(trunk)] = request, budgets
+    def done(_: int, completion: Completion) -> None:
+        for each in [*waiting, request]:  # a row that ended before a limit is also what it would be under that limit
+            on_done(each, completion)
 
-    def pause(self, ticket: int) -> None:
-        """Close a copy of the row at the threshold that it has reached, and let the row go on."""
-        request, budgets = self._trunks[ticket]
-        budget = budgets.pop(0)
-        [branch] = self._engine.fork(ticket, [dataclasses.replace(request, control=_under(request.control, budget))])
-        self._branches[branch] = request, budget
-        self._engine.resume(ticket)
-
-    def done(self, ticket: int, completion: Completion) -> None:
-        """Hand a completion on. A row that ended before a threshold is also what it would be under that budget."""
-        if ticket in self._branches:
-            self._on_done(*self._branches.pop(ticket), completion)
-            return
-        request, budgets = self._trunks.pop(ticket)
-        for budget in [*budgets, request.control.budget]:
-            self._on_done(request, budget, completion)
-
-    def run(self) -> None:
-        """Work until all rows have ended under all budgets."""
-        while self._engine.advance(self.done, self.pause):
-            pass
-
-
-def _under(row: ControlRow, budget: int) -> ControlRow:
-    return dataclasses.replace(row, budget=budget, has_budget=True, pause_at=())
+    if not forks or sweep is None:
+        return engine.submit(request, Listener(done, None, progress))
+    settings = sweep.pause_at(request.control, [sweep.limit(fork.control) for fork in forks])
+    return engine.submit(dataclasses.replace(request, control=settings), Listener(done, paused, progress))

@@ -1,20 +1,34 @@
 """Majority vote: the answer that most samples give. What all voters spend is what the answer costs."""
 
 import collections
+import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 from s1jax.config import BadInput
 from s1jax.engine.sampling import SamplingConfig
-from s1jax.methods.method import Mark, Method, MethodConfig, Outcome, refuse_copies
+from s1jax.methods.method import Mark, Method, Outcome, refuse_copies
+from s1jax.methods.task import complete_all
 
-VOTERS = 16
+
+@dataclasses.dataclass(frozen=True)
+class VoteConfig:
+    """The answer of most samples is the answer.
+
+    Attributes:
+      kind: `vote`.
+      n: voters.
+    """
+
+    kind: Literal["vote"] = "vote"
+    n: int = 16
 
 
-def samples(method: MethodConfig, sampling: SamplingConfig) -> int:
-    """`method.n`, by default 16."""
+def samples(config: VoteConfig, sampling: SamplingConfig) -> int:
+    """`method.n`."""
     if sampling.n != 1:
         raise BadInput(f"sampling.n={sampling.n} says nothing to method.kind=vote; set method.n, the number of voters")
-    return refuse_copies(VOTERS if method.n is None else method.n, sampling)
+    return refuse_copies(config.n, sampling)
 
 
 def winners(votes: Sequence[str | None]) -> tuple[str, ...]:
@@ -36,4 +50,4 @@ def outcome(marks: Sequence[Mark]) -> Outcome:
     )
 
 
-METHOD = Method("vote", samples, outcome, joint=True)
+METHOD = Method(VoteConfig, samples, complete_all, outcome, joint=True)

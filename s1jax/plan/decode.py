@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from s1jax.config import BadInput
 from s1jax.control.budget.admission import admit
 from s1jax.control.budget.automaton import build
-from s1jax.control.config import ControlConfig
+from s1jax.control.budget.config import BudgetConfig
 from s1jax.engine import decode, prefill
 from s1jax.engine.cache import Size
 from s1jax.engine.config import EngineConfig
@@ -83,7 +83,7 @@ def plan_decode(
     size = Size(model.L, model.K, model.H, cache)
     buckets = Buckets(config.prefill_smallest, config.prefill_rows, config.prefill_ids)
     limit = topology.memory if config.memory_gib is None else int(config.memory_gib * memory.GIB)
-    asked = ControlConfig(thinking_n_ignore=1)
+    asked = BudgetConfig(thinking_n_ignore=1)
     tokenizer = byte_tokenizer()  # tables are as large as the model's vocabulary, whatever makes them
     control = build(tokenizer, model.V, [asked])
     row = admit(asked, tokenizer, prompt_length=3, max_length=1024, max_new_tokens=1024)

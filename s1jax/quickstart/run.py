@@ -26,7 +26,7 @@ from curation.run import run as curate
 from curation.sources import SourceConfig
 from s1jax.checkpoint.convert import ConvertRun
 from s1jax.checkpoint.convert import run as convert
-from s1jax.control.config import ControlConfig
+from s1jax.control.budget.config import BudgetConfig
 from s1jax.engine.config import EngineConfig
 from s1jax.eval.report import ReportRun
 from s1jax.eval.report import run as report
@@ -199,7 +199,7 @@ def eval_config(config: QuickstartRun, out: pathlib.Path) -> EvalRun:
         model=str(out / "hf"),
         benchmark=str(out / "held_out.jsonl"),
         grader="integer",
-        control=ControlConfig(answer_token_budget=8),
+        control=BudgetConfig(answer_token_budget=8),
         budgets=recipe.budgets,
         ignores=recipe.n_ignore,
         votes=VoteSweep(n=max(recipe.votes), temperature=recipe.temperature),

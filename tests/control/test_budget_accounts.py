@@ -7,17 +7,18 @@ import jax
 import numpy as np
 import pytest
 
+from s1jax.control import CONTROLS
 from s1jax.control.budget import automaton as budget
-from s1jax.control.budget.admission import admit
+from s1jax.control.budget.config import BudgetConfig
 from s1jax.control.budget.state import ANSWER, CLOSE, FULL, NATURAL, OVER, REPETITION, STOP, THINK, State
-from s1jax.control.config import ControlConfig
+from s1jax.control.free import FreeConfig
 from s1jax.engine.protocol import Account
 from s1jax.text.tokens import Tokenizer
 
 CONFIGS = {
-    "s1": ControlConfig(kind="free"),
-    "tags": ControlConfig(kind="free", preset="think_tags"),
-    "budget": ControlConfig(thinking_token_budget=50),
+    "s1": FreeConfig(),
+    "tags": FreeConfig(preset="think_tags"),
+    "budget": BudgetConfig(thinking_token_budget=50),
 }
 
 
@@ -29,7 +30,9 @@ class Bench:
     control: budget.BudgetForcing
 
     def state(self, name: str, **progress: int) -> State:
-        row = admit(CONFIGS[name], self.tokenizer, prompt_length=9, max_length=200, max_new_tokens=150)
+        row = CONTROLS[CONFIGS[name].kind].admit(
+            CONFIGS[name], self.tokenizer, prompt_length=9, max_length=200, max_new_tokens=150
+        )
         state = jax.tree.map(lambda leaf: leaf[0], self.control.rows([row]))
         fields = {f"{field}_B": np.int32(value) for field, value in progress.items()}
         return dataclasses.replace(state, progress=dataclasses.replace(state.progress, **fields))
@@ -79,7 +82,7 @@ def test_a_free_row_that_opens_thinking_by_itself(bench, name, text, thinking, a
     # An id that holds a byte of the end belongs to it wholly: the full stop of `.</`, the `>` of `></`.
     assert (thought, answered) == (thinking, answer)
     assert account.answer_tokens == len(bench.tokenizer.encode_markup(answer)) - 1
-    assert (account.finish_reason, account.reopened) == ("stop", False)
+    assert (account.finish_reason, account.extra["reopened"]) == ("stop", False)
 
 
 @pytest.mark.parametrize(
@@ -97,12 +100,12 @@ def test_a_free_row_that_never_ends_its_thinking(bench, finish, reason, finish_r
 def test_a_free_row_that_does_not_think(bench, text):
     account, _, _ = observed(bench, "tags", text)
     assert (account.thinking_tokens, account.answer_offset, account.thinking_finish_reason) == (0, 0, None)
-    assert not account.reopened
+    assert not account.extra["reopened"]
 
 
 def test_a_header_that_is_not_the_first_text_is_answer(bench):
     account, _, _ = observed(bench, "tags", "So: <think>\na</think>4<|im_end|>")
-    assert (account.thinking_tokens, account.thinking_finish_reason, account.reopened) == (0, None, True)
+    assert (account.thinking_tokens, account.thinking_finish_reason, account.extra["reopened"]) == (0, None, True)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +115,7 @@ def test_a_header_that_is_not_the_first_text_is_answer(bench):
 def test_thinking_that_is_opened_again(bench, answer, reopened):
     ids = bench.tokenizer.encode_markup("a b<|im_start|>answer") + bench.tokenizer.encode_markup(answer)
     state = bench.state("budget", phase=OVER, thinking=2, offset=4, reason=NATURAL, finish=STOP)
-    assert bench.account(state, ids).reopened == reopened
+    assert bench.account(state, ids).extra["reopened"] == reopened
 
 
 def test_an_answer_that_the_host_cuts_at_a_stop_string(bench):
@@ -133,6 +136,6 @@ def test_rows_that_are_taken_away_while_they_think(bench):
 
 def test_a_fork_passes_over_the_thresholds_it_has_passed(bench):
     config = dataclasses.replace(CONFIGS["budget"], pause_at=(2, 5, 9), thinking_token_budget=20)
-    row = admit(config, bench.tokenizer, prompt_length=9, max_length=200, max_new_tokens=150)
+    row = CONTROLS[config.kind].admit(config, bench.tokenizer, prompt_length=9, max_length=200, max_new_tokens=150)
     forked = bench.control.refork(bench.state("budget", phase=THINK, length=5), row)
     assert (int(forked.progress.pause_B), int(forked.limits.budget_B), int(forked.progress.length_B)) == (2, 20, 5)

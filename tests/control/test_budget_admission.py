@@ -11,18 +11,22 @@ from budget_cases import ByteTokenizer
 from budget_drive import N_IDS, N_ROWS, nameless, padded, step_and_forbid
 
 from s1jax.config import BadInput, from_dict
-from s1jax.control import CONTROLS
+from s1jax.control import CONTROLS, automata
 from s1jax.control.budget import automaton as budget
 from s1jax.control.budget.admission import admit
-from s1jax.control.config import ControlConfig, header_ids
-from s1jax.engine.protocol import DONE, RepetitionDetection
+from s1jax.control.budget.config import BudgetConfig, header
+from s1jax.control.budget.settings import RepetitionDetection
+from s1jax.control.free import FreeConfig
+from s1jax.engine.protocol import DONE
 from s1jax.text.tokens import Tokenizer
 
 LETTERS = [bytes([byte]) for byte in b"abcdefghijklmnopqrstuvwxyzAFW<>/|_: \n"]
 SPELLED: Any = ByteTokenizer([*LETTERS, b"<|im_start|>", b"<|im_end|>"], [len(LETTERS) + 1])
 EOS = SPELLED.size - 1
 LENGTHS = {"prompt_length": 10, "max_length": 100, "max_new_tokens": 80}
-SHORT = ControlConfig(thinking_end=("<",), answer_start="<a", forced_end="<ab", thinking_n_ignore_str="abba")
+SHORT = BudgetConfig(thinking_end=("<",), answer_start="<a", forced_end="<ab", thinking_n_ignore_str="abba")
+
+FREE = FreeConfig(thinking_end=("<",), answer_start="<a", forced_end="<ab")
 
 
 @pytest.fixture(scope="module")
@@ -31,34 +35,34 @@ def qwen(shared) -> Tokenizer:
 
 
 def test_the_s1_preset_in_ids_of_the_real_tokenizer(qwen):
-    row = admit(ControlConfig(), qwen, prompt_length=20, max_length=32768, max_new_tokens=32768)
+    row = admit(BudgetConfig(), qwen, prompt_length=20, max_length=32768, max_new_tokens=32768)
     assert row.answer_start == (151644, 9217)
     assert row.forced_end == (151644, 9217, 198, 19357, 21806, 25)
     assert (row.newline, row.strings) == ((198,), ((14190,),))
     assert (row.delimiters, row.is_kept) == ((b"<|im_start|>",), (False,))
     assert (row.room, row.budget, row.has_budget) == (32748, 32748 - 7, False)
-    assert header_ids(ControlConfig(), qwen) == (151644, 26865)
+    assert header(BudgetConfig(), qwen) == (151644, 26865)
 
 
 def test_headers(qwen):
-    assert header_ids(ControlConfig(thinking=False), qwen) == (151644, 9217)
+    assert header(BudgetConfig(thinking=False), qwen) == (151644, 9217)
     for preset in ("think_tags", "qwen3"):  # an empty block, as Qwen3's template has it
-        none = header_ids(ControlConfig(preset=preset, thinking=False), qwen)
+        none = header(BudgetConfig(preset=preset, thinking=False), qwen)
         assert none == tuple(qwen.encode_markup("<think>\n\n</think>\n\n"))
-    assert header_ids(ControlConfig(kind="free"), qwen) == ()
-    assert header_ids(ControlConfig(force_header=False), qwen) == ()
-    assert qwen.decode(header_ids(ControlConfig(preset="think_tags"), qwen)) == "<think>\n"
-    assert header_ids(ControlConfig(thinking_start="Hm"), qwen) == tuple(qwen.encode("Hm"))
+    assert CONTROLS["free"].header(FreeConfig(), qwen) == ()
+    assert header(BudgetConfig(force_header=False), qwen) == ()
+    assert qwen.decode(header(BudgetConfig(preset="think_tags"), qwen)) == "<think>\n"
+    assert header(BudgetConfig(thinking_start="Hm"), qwen) == tuple(qwen.encode("Hm"))
 
 
 def test_given_texts_stand_in_for_the_presets():
-    config = from_dict(ControlConfig, {"preset": "think_tags", "thinking_end": ["</a>", "</b>"]})
+    config = from_dict(BudgetConfig, {"preset": "think_tags", "thinking_end": ["</a>", "</b>"]})
     assert config.markers.thinking_end == ("</a>", "</b>")
     assert config.markers.thinking_start == "<think>\n"
 
 
 def test_a_delimiter_that_answer_start_begins_with_is_replaced():
-    config = ControlConfig(thinking_end=("<", "<a", "<b", "a"), answer_start="<ab", forced_end="x")
+    config = BudgetConfig(thinking_end=("<", "<a", "<b", "a"), answer_start="<ab", forced_end="x")
     assert admit(config, SPELLED, **LENGTHS).is_kept == (False, False, True, True)
 
 
@@ -85,15 +89,15 @@ def test_the_effective_budget(fields, budget_, has_budget):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"thinking_token_budget": 77}, "leaves 76 ids of thinking, but thinking_token_budget is 77; shorten"),
-        ({"answer_token_budget": 77}, "less 4 for the end of thinking and 77 for the answer leaves -1 ids"),
+        ({"thinking_token_budget": 77}, "leaves 76 tokens of thinking, but thinking_token_budget is 77; shorten"),
+        ({"answer_token_budget": 77}, "less 4 for the end of thinking and 77 for the answer leaves -1 tokens"),
         ({"thinking_token_budget": 5, "min_thinking_tokens": 6}, "leaves a thinking budget of 5, but min_thinking_tok"),
         ({"min_thinking_tokens": 77}, "leaves a thinking budget of 76, but min_thinking_tokens is 77"),
         (
             {"algorithm": "harness", "thinking_token_budget": 30, "thinking_n_ignore": 2},
-            "and 8 for strings leaves 68 ids of thinking, but thinking_token_budget is 30 in each of 3 rounds",
+            "and 8 for strings leaves 68 tokens of thinking, but thinking_token_budget is 30 in each of 3 rounds",
         ),
-        ({"algorithm": "readme", "thinking_n_ignore": 20}, "and 80 for strings leaves -4 ids"),
+        ({"algorithm": "readme", "thinking_n_ignore": 20}, "and 80 for strings leaves -4 tokens"),
         ({"thinking_token_budget": True}, "control.thinking_token_budget is True; give a whole number from -1"),
         ({"thinking_token_budget": 3.0}, "control.thinking_token_budget is 3.0; give a whole number"),
         ({"thinking_token_budget": -2}, "control.thinking_token_budget is -2; give a whole number from -1"),
@@ -115,11 +119,11 @@ def test_the_effective_budget(fields, budget_, has_budget):
         ({"repetition_detection": RepetitionDetection(4, 1)}, "min_count is 1; give a whole number from 2 to 64"),
         ({"thinking": False, "thinking_token_budget": 5}, "thinking_token_budget is 5 but control.thinking is false"),
         (
-            {"kind": "free", "thinking_n_ignore": 1},
-            "control.thinking_n_ignore is 1 but control.kind is free; leave one",
+            {"thinking": False, "thinking_n_ignore": 1},
+            "control.thinking_n_ignore is 1 but control.thinking is false; leave one",
         ),
-        ({"kind": "free", "min_thinking_tokens": 1}, "control.min_thinking_tokens is 1 but control.kind is free"),
-        ({"kind": "free", "pause_at": (3,)}, "control.pause_at is (3,) but control.kind is free"),
+        ({"thinking": False, "min_thinking_tokens": 1}, "control.min_thinking_tokens is 1 but control.thinking is"),
+        ({"thinking": False, "pause_at": (3,)}, "control.pause_at is (3,) but control.thinking is false"),
         ({"algorithm": "harness", "min_thinking_tokens": 1}, "which control.algorithm=harness does not have"),
         (
             {"algorithm": "readme", "pause_at": (1,)},
@@ -130,15 +134,18 @@ def test_the_effective_budget(fields, budget_, has_budget):
             "which control.algorithm=readme does not have; leave it out or take algorithm=s1jax",
         ),
         ({"thinking_end": tuple("abcdefghi")}, "control.thinking_end has 9 texts; give at most 8"),
-        ({"thinking_end": ("abcdefghi",)}, "control.thinking_end 'abcdefghi' is 9 ids long; give a text of 1 to 8 ids"),
-        ({"thinking_end": ("",)}, "control.thinking_end '' is 0 ids long"),
-        ({"thinking_n_ignore_str": ("a",) * 9}, "control.thinking_n_ignore_str has 9 texts; give at most 8"),
-        ({"thinking_n_ignore_str": "a" * 65}, "is 65 ids long; give a text of 0 to 64 ids"),
-        ({"answer_start": ""}, "control.answer_start '' is 0 ids long; give a text of 1 to 64 ids"),
-        ({"forced_end": "a" * 65}, "is 65 ids long; give a text of 1 to 64 ids"),
         (
-            {"kind": "free", "answer_token_budget": 81},
-            "room 80, but 81 ids of answer are asked for; shorten the prompt",
+            {"thinking_end": ("abcdefghi",)},
+            "control.thinking_end 'abcdefghi' is 9 tokens long; give a text of 1 to 8 tokens",
+        ),
+        ({"thinking_end": ("",)}, "control.thinking_end '' is 0 tokens long"),
+        ({"thinking_n_ignore_str": ("a",) * 9}, "control.thinking_n_ignore_str has 9 texts; give at most 8"),
+        ({"thinking_n_ignore_str": "a" * 65}, "is 65 tokens long; give a text of 0 to 64 tokens"),
+        ({"answer_start": ""}, "control.answer_start '' is 0 tokens long; give a text of 1 to 64 tokens"),
+        ({"forced_end": "a" * 65}, "is 65 tokens long; give a text of 1 to 64 tokens"),
+        (
+            {"thinking": False, "answer_token_budget": 81},
+            "room 80, but 81 tokens of answer are asked for; shorten the prompt",
         ),
     ],
 )
@@ -156,10 +163,9 @@ def test_a_delimiter_of_few_ids_and_many_bytes():
 
 
 def test_no_room_at_all():
-    for kind in ("free", "budget"):
-        with pytest.raises(BadInput, match="prompt of 100 ids, max_length 100 and max_new_tokens 80: room 0"):
-            config = dataclasses.replace(SHORT, kind=kind)
-            admit(config, SPELLED, prompt_length=100, max_length=100, max_new_tokens=80)
+    for config in (FREE, SHORT):
+        with pytest.raises(BadInput, match="prompt of 100 tokens, max_length 100 and max_new_tokens 80: room 0"):
+            CONTROLS[config.kind].admit(config, SPELLED, prompt_length=100, max_length=100, max_new_tokens=80)
 
 
 def test_a_run_without_thinking_has_a_cap_on_its_answer():
@@ -171,9 +177,9 @@ def test_a_run_without_thinking_has_a_cap_on_its_answer():
 
 
 def test_both_kinds_are_one_automaton():
-    assert set(CONTROLS) == {"free", "budget"}
-    for build in CONTROLS.values():
-        assert isinstance(build(SPELLED, SPELLED.size, [SHORT]), budget.BudgetForcing)
+    assert {"free", "budget"} <= set(CONTROLS)
+    both = automata(SPELLED, SPELLED.size, [SHORT, FREE])
+    assert isinstance(both["free"], budget.BudgetForcing) and both["free"] is both["budget"]
 
 
 def test_states_have_one_shape_whatever_is_asked():
@@ -184,9 +190,10 @@ def test_states_have_one_shape_whatever_is_asked():
         pause_at=tuple(range(8)),
         repetition_detection=RepetitionDetection(64, 64),
     )
-    poor = ControlConfig(kind="free", thinking_end=())
+    poor = FreeConfig(thinking_end=())
     control = budget.build(SPELLED, SPELLED.size, [rich, poor])
-    rows = [admit(config, SPELLED, prompt_length=1, max_length=900, max_new_tokens=900) for config in (rich, poor)]
+    lengths = {"prompt_length": 1, "max_length": 900, "max_new_tokens": 900}
+    rows = [CONTROLS[config.kind].admit(config, SPELLED, **lengths) for config in (rich, poor)]
     assert shapes_of_a_row(control.rows(rows[:1])) == shapes_of_a_row(control.rows(rows[1:]))
     state = control.rows(rows)
     after, _ = jax.eval_shape(type(control).step, control, state, np.zeros(2, np.int32))
@@ -208,7 +215,7 @@ def test_absent_ids_and_holes_are_never_drawn():
 @pytest.mark.parametrize(
     ("configs", "vocab_size", "message"),
     [
-        ([SHORT], 3, "the model has 3 ids and the tokenizer 39; give the tokenizer of this model"),
+        ([SHORT], 3, "the model has 3 tokens and the tokenizer 39; give the tokenizer of this model"),
         (
             [dataclasses.replace(SHORT, thinking_end=(a + b,)) for a in "abcdefg" for b in "abcd"],
             99,
@@ -223,7 +230,7 @@ def test_builds_that_are_refused(configs, vocab_size, message):
 
 def test_a_vocabulary_of_nothing_but_ends_is_refused():
     tokenizer: Any = ByteTokenizer([b"a", b"b", b"\n"], [])
-    config = ControlConfig(thinking_start="a", thinking_end=("a", "b", "\n"), answer_start="a", forced_end="b")
+    config = BudgetConfig(thinking_start="a", thinking_end=("a", "b", "\n"), answer_start="a", forced_end="b")
     with pytest.raises(BadInput, match="every id begins or ends one of these; give other texts"):
         budget.build(tokenizer, 3, [config])
 
@@ -240,19 +247,18 @@ def test_rows_the_tables_were_not_built_for_are_refused():
 
 def test_a_presets_marker_that_is_no_token_is_refused():
     plain: Any = ByteTokenizer(LETTERS, [])
-    admit(ControlConfig(), SPELLED, **LENGTHS)
-    with pytest.raises(BadInput, match=r"preset=s1 has '<\|im_start\|>' in thinking_start, .* \(12 ids\)"):
-        admit(ControlConfig(), plain, **LENGTHS)
+    admit(BudgetConfig(), SPELLED, **LENGTHS)
+    with pytest.raises(BadInput, match=r"preset=s1 has '<\|im_start\|>' in thinking_start, .* \(12 tokens\)"):
+        admit(BudgetConfig(), plain, **LENGTHS)
     given = dict.fromkeys(("thinking_start", "answer_start", "forced_end"), "<|im_start|>")
     with pytest.raises(BadInput, match="in thinking_end"):
-        admit(ControlConfig(**given), plain, **LENGTHS)
+        admit(BudgetConfig(**given), plain, **LENGTHS)
 
 
 def test_a_row_of_any_phase_that_does_not_run_is_left_in_peace():
     """The loop throws away what a step says of such rows; it must only be harmless."""
-    config = dataclasses.replace(SHORT, kind="free")
-    control = padded(budget.build(SPELLED, N_IDS, [config]))
-    state = control.rows([admit(config, SPELLED, **LENGTHS)] * N_ROWS)
+    control = padded(budget.build(SPELLED, N_IDS, [FREE]))
+    state = control.rows([CONTROLS["free"].admit(FREE, SPELLED, **LENGTHS)] * N_ROWS)
     over, step, _ = step_and_forbid(nameless(control), state, np.full(N_ROWS, EOS, np.int32))
     assert (step.status_B == DONE).all() and step.keep_B.all()
     again, step, _ = step_and_forbid(nameless(control), over, np.zeros(N_ROWS, np.int32))

@@ -12,7 +12,8 @@ from budget_drive import N_IDS, Models, begin, finish, models_of, nameless, padd
 from oracle_budget import OracleResult, Refused, effective_budget, simulate
 
 from s1jax.control.budget import automaton as budget
-from s1jax.engine.protocol import DONE, PAUSE, RUN, ControlRow
+from s1jax.control.budget.settings import BudgetSettings
+from s1jax.engine.protocol import DONE, PAUSE, RUN
 
 N_GROUPS, N_CASES, N_ROWS = 12, 1400, 256
 
@@ -22,7 +23,7 @@ class Batch:
     """Admitted cases of one vocabulary, and what the oracle says."""
 
     cases: list[Case]
-    rows: list[ControlRow]
+    rows: list[BudgetSettings]
     expected: list[OracleResult]
     orders: np.ndarray
 
@@ -55,7 +56,7 @@ def batches() -> list[Batch]:
     return [make_batch(rng, group, N_CASES) for group in groups(rng, N_GROUPS - 2)]
 
 
-def run_cases(control, models: Models, size, rows: list[ControlRow]) -> list[OracleResult]:
+def run_cases(control, models: Models, size, rows: list[BudgetSettings]) -> list[OracleResult]:
     """Results of any number of rows, in compiled batches of one size."""
     found: list[OracleResult] = []
     for start in range(0, len(rows), N_ROWS):
@@ -181,7 +182,7 @@ def run_with_forks(batch: Batch, thresholds: list[tuple[int, ...]]) -> tuple[lis
     return results(control, run), forks
 
 
-def refork(control, state, rows: list[ControlRow]):
+def refork(control, state, rows: list[BudgetSettings]):
     state = jax.tree.map(np.asarray, state)
     each = [control.refork(jax.tree.map(lambda leaf, n=n: leaf[n], state), row) for n, row in enumerate(rows)]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *each)

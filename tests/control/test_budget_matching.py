@@ -8,7 +8,7 @@ import pytest
 from oracle_matching import EOS, beginnings, find_end, half_delimiter, usual_ends
 
 from s1jax.control.budget import automaton as budget
-from s1jax.control.config import ControlConfig
+from s1jax.control.budget.config import BudgetConfig
 from s1jax.control.matching import ROOT, automaton, tabulate
 from s1jax.text.tokens import Tokenizer
 
@@ -23,7 +23,7 @@ def tokenizer(shared) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def control(tokenizer) -> budget.BudgetForcing:
-    return budget.build(tokenizer, VOCAB_SIZE, [ControlConfig(thinking_end=tuple(DELIMITERS))])
+    return budget.build(tokenizer, VOCAB_SIZE, [BudgetConfig(thinking_end=tuple(DELIMITERS))])
 
 
 def columns(texts: tuple[bytes, ...], chosen: list[str]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The contract of a control, for every one in the registry: what the decode loop and the engine rely on."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,19 +9,23 @@ import pytest
 from engine_cases import CONFIG, S1, tokenizer
 
 from s1jax.control import CONTROLS
-from s1jax.control.budget.admission import admit
-from s1jax.engine.protocol import DONE, PAUSE, RUN, ControlRow
+from s1jax.engine.protocol import DONE, PAUSE, RUN
 
 PROMPT, MAX_LENGTH, N = 5, 64, 30
 
 
-def rows_of(kind: str, n: int) -> list[ControlRow]:
-    config = dataclasses.replace(S1, kind=kind)
+def config_of(kind: str) -> Any:
+    """The kind's config, with the delimiters of these tests where it has any."""
+    fields = {field.name for field in dataclasses.fields(CONTROLS[kind].config)} - {"kind"}
+    return CONTROLS[kind].config(**{name: getattr(S1, name) for name in fields if hasattr(S1, name)})
+
+
+def rows_of(kind: str, n: int) -> list[Any]:
     limits = {"prompt_length": PROMPT, "max_length": MAX_LENGTH}
-    return [admit(config, tokenizer(), **limits, max_new_tokens=N - 2 * i) for i in range(n)]
+    return [CONTROLS[kind].admit(config_of(kind), tokenizer(), **limits, max_new_tokens=N - 2 * i) for i in range(n)]
 
 
-def play(control, rows: list[ControlRow], drawn_TB: np.ndarray) -> list[tuple]:
+def play(control, rows: list[Any], drawn_TB: np.ndarray) -> list[tuple]:
     """Each row's ids and marks as the loop would keep them, its status and last state."""
     state, out = control.rows(rows), [([], [], RUN, None) for _ in rows]
     for drawn_B in drawn_TB:
@@ -49,7 +54,7 @@ def play(control, rows: list[ControlRow], drawn_TB: np.ndarray) -> list[tuple]:
 @pytest.mark.parametrize("kind", CONTROLS)
 def test_contract_of_controls(kind):
     """Shapes, limits, marks and ends; the account is a slice of the ids; no row depends on another."""
-    control = CONTROLS[kind](tokenizer(), CONFIG.V, [dataclasses.replace(S1, kind=kind)])
+    control = CONTROLS[kind].build(tokenizer(), CONFIG.V, [config_of(kind)])
     rows, draw = rows_of(kind, 3), np.random.default_rng(0)
     drawn_TB = draw.integers(0, tokenizer().size, (2 * N, len(rows)))
     ended = play(control, rows, drawn_TB)
@@ -62,13 +67,15 @@ def test_contract_of_controls(kind):
         assert not any(forced[account.answer_offset :])
         alone = play(control, [rows[i]], drawn_TB[:, i : i + 1])[0]
         assert alone[:3] == (ids, forced, status)
+    none = jax.tree.map(lambda leaf: (leaf.shape[1:], leaf.dtype), control.rows([]))
+    assert none == jax.tree.map(lambda leaf: (leaf.shape[1:], leaf.dtype), control.rows(rows[:1]))
     assert len({jax.tree.structure(control.rows(rows[:n])) for n in (1, 3)}) == 1
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(control.rows(rows[:2])))
 
 
 @pytest.mark.parametrize("kind", CONTROLS)
 def test_a_refork_under_the_same_limits_changes_nothing(kind):
-    control = CONTROLS[kind](tokenizer(), CONFIG.V, [dataclasses.replace(S1, kind=kind)])
+    control = CONTROLS[kind].build(tokenizer(), CONFIG.V, [config_of(kind)])
     [row] = rows_of(kind, 1)
     drawn_TB = np.random.default_rng(1).integers(0, 250, (9, 1))
     _, _, _, state_row = play(control, [row], drawn_TB)[0]

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from engine_cases import MAX_LENGTH, S1, engine, facts, near_tie, plain, request
 
-from s1jax.control.config import ControlConfig, RepetitionDetection
+from s1jax.control.budget.config import BudgetConfig
+from s1jax.control.budget.settings import RepetitionDetection
 from s1jax.engine.engine import Engine
 from s1jax.engine.requests import Request
 from s1jax.records import Completion
 
 
-def budget(**fields) -> ControlConfig:
+def budget(**fields) -> BudgetConfig:
     return dataclasses.replace(S1, **fields)
 
 

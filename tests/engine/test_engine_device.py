@@ -10,7 +10,7 @@ import pytest
 from engine_cases import CONFIG, FREE, S1, control, engine, make_model, model, request, tokenizer
 
 from s1jax.config import BadInput
-from s1jax.control.config import ControlConfig
+from s1jax.control.free import FreeConfig
 from s1jax.engine import decode
 from s1jax.engine.cache import Size
 from s1jax.engine.config import EngineConfig
@@ -128,7 +128,7 @@ def test_another_failure_of_the_device_is_not_called_bad_input(monkeypatch):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
     engine_ = engine()
-    engine_.submit(request("a", ControlConfig(kind="free")))
+    engine_.submit(request("a", FreeConfig()))
     monkeypatch.setattr(decode, "start", fail)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         engine_.run()

@@ -7,16 +7,17 @@ import pytest
 from engine_cases import CLASSES, CONFIG, FREE, MAX_LENGTH, S1, engine, facts, plain, request, tokenizer
 
 from s1jax.config import BadInput
-from s1jax.control.budget.admission import admit
-from s1jax.control.config import ControlConfig
+from s1jax.control import CONTROLS
+from s1jax.control.budget.config import BudgetConfig
 from s1jax.engine.config import EngineConfig, resolve_classes
 from s1jax.engine.engine import Engine
-from s1jax.engine.requests import Request, find_stop
+from s1jax.engine.requests import Request
 from s1jax.engine.sampling import SamplingConfig
-from s1jax.methods.sweep import Sweep
+from s1jax.engine.stop import StopFinder
+from s1jax.methods import sweep as sweeps
 
 
-def budget(**fields) -> ControlConfig:
+def budget(**fields) -> BudgetConfig:
     return dataclasses.replace(S1, **fields)
 
 
@@ -83,13 +84,14 @@ def test_a_probe_goes_on_from_all_ids_of_a_row(shared_engine):
     ticket = paused(shared_engine, request("s", budget(**PAUSING), n=70, **WARM))
     shared_engine.extend(ticket, tokenizer().encode("so the answer is"))
     ids = tuple(shared_engine.ids(ticket))
-    row = admit(FREE, tokenizer(), prompt_length=len(ids), max_length=MAX_LENGTH, max_new_tokens=20)
+    row = CONTROLS["free"].admit(FREE, tokenizer(), prompt_length=len(ids), max_length=MAX_LENGTH, max_new_tokens=20)
     probe = Request("probe", 0, 3, ids, row, SamplingConfig(temperature=1.0, logprobs=True))
     shared_engine.fork(ticket, [probe])
     [forked] = shared_engine.run()
-    shared_engine.drop(ticket)
+    shared_engine.cancel(ticket)
     shared_engine.submit(probe)
-    [fresh] = shared_engine.run()
+    [cancelled, fresh] = shared_engine.run()
+    assert (cancelled.finish_reason, cancelled.id) == ("cancelled", "s")
     assert facts(forked) == facts(fresh) == facts(plain(probe))
     np.testing.assert_allclose(forked.logprobs, fresh.logprobs, atol=1e-4)
 
@@ -97,7 +99,7 @@ def test_a_probe_goes_on_from_all_ids_of_a_row(shared_engine):
 @pytest.mark.parametrize("n_ids", [1, 30, 70])
 def test_an_extended_row_sees_the_ids(n_ids, shared_engine):
     """Also across a class border, and with the row waiting outside while others have its slots."""
-    row = request("t", budget(**PAUSING), n=93 - n_ids, **WARM)
+    row = request("t", budget(**PAUSING), n=92, **WARM)
     ticket = paused(shared_engine, row)
     before = shared_engine.ids(ticket)
     more = np.random.default_rng(0).integers(0, 250, n_ids).tolist()
@@ -128,17 +130,18 @@ def test_score_is_the_log_softmax_of_a_full_forward_pass(shared_engine):
 
 
 def test_rows_that_are_not_paused_are_refused(shared_engine):
-    for call in (shared_engine.resume, shared_engine.drop, shared_engine.snapshot, shared_engine.ids):
-        with pytest.raises(ValueError, match="row 12345"):
+    for call in (shared_engine.resume, shared_engine.pause, shared_engine.snapshot, shared_engine.ids):
+        with pytest.raises(BadInput, match="row 12345"):
             call(12345)
-    with pytest.raises(ValueError, match="row 12345 is not paused"):
+    with pytest.raises(BadInput, match="row 12345 is not paused"):
         shared_engine.extend(12345, [1])
     ticket = paused(shared_engine, request("u", budget(**PAUSING), n=60))
-    with pytest.raises(ValueError, match="above max_length=96"):
+    with pytest.raises(BadInput, match="96 more fill max_length"):
         shared_engine.extend(ticket, [1] * 96)
-    with pytest.raises(ValueError, match="neither the row's prompt"):
+    with pytest.raises(BadInput, match="neither the row's prompt"):
         shared_engine.fork(ticket, [request("another prompt")])
-    shared_engine.drop(ticket)
+    shared_engine.cancel(ticket)
+    assert [done.finish_reason for done in shared_engine.run()] == ["cancelled"]
 
 
 # ---------------------------------------------------------------------------------------------------------- sweeps
@@ -146,10 +149,17 @@ def test_rows_that_are_not_paused_are_refused(shared_engine):
 
 def sweep(engine_: Engine, rows: list[Request], budgets: list[int]) -> dict:
     found = {}
-    swept = Sweep(engine_, lambda row, n, done: found.update({(row.id, row.sample, n): done}))
+
+    def done(row: Request, completion) -> None:
+        found[row.id, row.sample, row.control.budget] = completion
+
     for row in rows:
-        swept.submit(row, budgets)
-    swept.run()
+        forks = [
+            dataclasses.replace(row, control=dataclasses.replace(row.control, budget=n, has_budget=True))
+            for n in budgets
+        ]
+        sweeps.submit(engine_, CONTROLS["budget"].sweep, row, forks, done)
+    engine_.run()
     return found
 
 
@@ -179,8 +189,7 @@ def test_a_sweep_gives_the_rows_of_separate_runs(n_ignore, shared_engine):
     assert cost <= last + 9 * len(BUDGETS) * 8
 
 
-def test_a_sweep_refuses_what_it_cannot_run(shared_engine):
-    swept = Sweep(shared_engine, lambda *_: None)
+def test_a_sweep_refuses_what_it_cannot_run():
     for row, budgets in [
         (request("w", budget(thinking_token_budget=20)), [20]),
         (request("w", budget(thinking_token_budget=20, min_thinking_tokens=5)), [4]),
@@ -188,7 +197,7 @@ def test_a_sweep_refuses_what_it_cannot_run(shared_engine):
         (request("w"), [1]),
     ]:
         with pytest.raises(BadInput, match="budgets"):
-            swept.submit(row, budgets)
+            CONTROLS["budget"].sweep.pause_at(row.control, budgets)
 
 
 # -------------------------------------------------------------------------------------------------------- stopping
@@ -237,8 +246,13 @@ def test_stop_texts_end_the_answer(shared_engine):
         (["e"], (4, 4)),
     ],
 )
-def test_find_stop(stops, expected):
-    assert find_stop([b"ab", b"c", b"d", b"ef"], [0, 1, 2, 3], stops) == expected
+def test_stop_texts_are_found_across_tokens(stops, expected):
+    for pieces in ([4], [1, 3], [2, 1, 1], [1, 1, 1, 1]):  # however the row grows
+        finder, at = StopFinder([b"ab", b"c", b"d", b"ef"], stops), 0
+        for size in pieces:
+            finder.update(at, range(at, at + size))
+            at += size
+        assert finder.first(0) == expected
 
 
 # -------------------------------------------------------------------------------------------------- upstream's way
@@ -256,7 +270,7 @@ def rounds(engine_: Engine, row: Request, string: str, n_ignore: int, thinking: 
 
     def go_on(n: int) -> list[int]:
         ids = (*row.prompt_ids, *kept)
-        limits = admit(FREE, tok, prompt_length=len(ids), max_length=MAX_LENGTH, max_new_tokens=n)
+        limits = CONTROLS["free"].admit(FREE, tok, prompt_length=len(ids), max_length=MAX_LENGTH, max_new_tokens=n)
         engine_.submit(Request(row.id, row.sample, row.seed, ids, limits, row.sampling))
         return list(engine_.run()[0].token_ids)
 
@@ -301,7 +315,7 @@ def test_stopping_appending_and_prefilling_again_gives_the_same_ids():
     ("row", "message"),
     [
         (lambda: dataclasses.replace(request("a"), prompt_ids=()), "empty prompt"),
-        (lambda: dataclasses.replace(request("a"), prompt_ids=(1, 263)), "id 263"),
+        (lambda: dataclasses.replace(request("a"), prompt_ids=(1, 263)), "token 263"),
         (lambda: dataclasses.replace(request("a"), prompt_ids=(1,) * 90), "max_length=96"),
         (lambda: request("a", temperature=-1.0), "temperature"),
         (lambda: request("a", temperature=1e-40), "temperature is 1e-40; give 0, or a number from 1e-06 to"),

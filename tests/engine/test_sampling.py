@@ -32,7 +32,7 @@ CONFIGS = [
 draw = jax.jit(sampling.draw)
 
 
-def rows(configs: list[SamplingConfig], seed: int = 0) -> sampling.Draw:
+def rows(configs: list[SamplingConfig], seed: int = 0) -> sampling.SamplingParams:
     return sampling.rows(configs, [sampling.row_key(seed, "row", i) for i in range(len(configs))])
 
 

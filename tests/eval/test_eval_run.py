@@ -15,7 +15,8 @@ from eval_cases import session, tokenizer_folder
 
 from s1jax import records
 from s1jax.config import BadInput
-from s1jax.control.config import ControlConfig
+from s1jax.control.budget.config import BudgetConfig
+from s1jax.control.free import FreeConfig
 from s1jax.engine.sampling import SamplingConfig
 from s1jax.eval import report, summary
 from s1jax.eval import run as evaluation
@@ -23,8 +24,8 @@ from s1jax.eval.findings import findings
 from s1jax.eval.report import ReportRun
 from s1jax.eval.run import EvalRun, VoteSweep
 from s1jax.eval.scaling import Point
-from s1jax.methods.method import MethodConfig
-from s1jax.methods.parts import deal
+from s1jax.methods.parts import assign_engine
+from s1jax.methods.vote import VoteConfig
 
 N = 24
 
@@ -47,10 +48,10 @@ def thinker(request):
     needed = 10 + 4 * (i % 12)
     row = request.control
     allowed = min(row.budget, 60 if row.n_ignore == 0 else 60 + 10 * row.n_ignore)
-    luck = deal(f"{request.id} {request.sample}", 10) < 3
+    luck = assign_engine(f"{request.id} {request.sample}", 10) < 3
     right = allowed >= needed or luck
     thinking = "t" * (60 + 10 * row.n_ignore)
-    answer = 2 * i if right else deal(request.id + str(request.sample), 3) + 100
+    answer = 2 * i if right else assign_engine(request.id + str(request.sample), 3) + 100
     return thinking, f" {answer}" if row.is_thinking and row.budget < len(thinking) else f"\nAnswer: {answer}"
 
 
@@ -75,7 +76,7 @@ def one(folder, questions, out, **fields):
 
 
 def test_one_setting_leaves_samples_and_a_report(folder, questions, tmp_path):
-    control = ControlConfig(thinking_token_budget=32)
+    control = BudgetConfig(thinking_token_budget=32)
     config = one(folder, questions, tmp_path / "out", control=control, sampling=SamplingConfig(n=2, temperature=1.0))
     evaluation.run(config, session(config, thinker)[0])
     samples = [records.to_completion(row, records.Sample) for row in records.read_jsonl(tmp_path / "out/samples.jsonl")]
@@ -103,7 +104,7 @@ def test_counts_of_what_went_wrong(folder, questions, tmp_path):
         i = int(request.id[1:])
         return "t", ("I cannot say", "\nAnswer: 0", "x" * 5000)[i % 3]
 
-    config = one(folder, questions, tmp_path / "out", limit=9, control=ControlConfig(kind="free"))
+    config = one(folder, questions, tmp_path / "out", limit=9, control=FreeConfig())
     evaluation.run(config, session(config, script)[0])
     data = json.loads((tmp_path / "out/report.json").read_text())
     assert (data["no_answer"], data["truncated"], data["questions"]) == (6, 3, 9)
@@ -114,12 +115,12 @@ def test_counts_of_what_went_wrong(folder, questions, tmp_path):
 @pytest.mark.parametrize(
     "control, expected",
     [
-        (ControlConfig(min_thinking_tokens=33), False),
-        (ControlConfig(min_thinking_tokens=32, thinking_token_budget=32), True),
-        (ControlConfig(thinking_token_budget=31), False),
-        (ControlConfig(thinking_token_budget=-1), None),
-        (ControlConfig(kind="free"), None),
-        (ControlConfig(thinking=False), None),
+        (BudgetConfig(min_thinking_tokens=33), False),
+        (BudgetConfig(min_thinking_tokens=32, thinking_token_budget=32), True),
+        (BudgetConfig(thinking_token_budget=31), False),
+        (BudgetConfig(thinking_token_budget=-1), None),
+        (FreeConfig(), None),
+        (BudgetConfig(thinking=False), None),
     ],
 )
 def test_limits_are_the_budget_and_the_minimum(control, expected):
@@ -193,7 +194,7 @@ def test_samples_of_other_questions_are_refused(folder, questions, tmp_path):
     file.write_text("no row\n" + "".join(lines))
     with pytest.raises(BadInput, match="samples.jsonl:1 is not JSON"):
         evaluation.run(config, session(config, thinker)[0])
-    other = dataclasses.replace(config, control=ControlConfig(thinking_token_budget=9))
+    other = dataclasses.replace(config, control=BudgetConfig(thinking_token_budget=9))
     with pytest.raises(BadInput, match="control.thinking_token_budget was None, is 9"):
         evaluation.run(other, session(other, thinker)[0])
 
@@ -208,13 +209,13 @@ def test_samples_of_other_questions_are_refused(folder, questions, tmp_path):
         ({"limit": -1}, "limit=-1 leaves no question"),
         ({"sampling": SamplingConfig(top_p=2.0)}, "sampling.top_p is 2.0"),
         (
-            {"control": ControlConfig(kind="free"), "budgets": (8,)},
-            "thinking_token_budget is 8 but control.kind is free",
+            {"control": FreeConfig(), "budgets": (8,)},
+            "budgets sets control.thinking_token_budget, which control.kind=free lacks",
         ),
         ({"model": "nowhere/at-all"}, "nowhere/at-all is neither a folder nor a hub id"),
         ({"budgets": (8, 8)}, "the sweep has budget-8, budget-8"),
         ({"sampling": SamplingConfig(n=4)}, "4 samples at sampling.temperature=0"),
-        ({"method": MethodConfig("vote", 4)}, "4 samples at sampling.temperature=0"),
+        ({"method": VoteConfig(n=4)}, "4 samples at sampling.temperature=0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_any_work(folder, questions, tmp_path, fields, message):
@@ -286,7 +287,7 @@ def test_page_is_one_file_with_forced_ids_marked(sweep, tmp_path):
 
 def test_a_vote_run_is_a_vote_point_and_needs_single_runs_beside_it(sweep, folder, questions, tmp_path):
     drawn = SamplingConfig(temperature=0.7)
-    config = one(folder, questions, tmp_path / "out", method=MethodConfig("vote", 4), sampling=drawn)
+    config = one(folder, questions, tmp_path / "out", method=VoteConfig(n=4), sampling=drawn)
     evaluation.run(config, session(config, thinker)[0])
     data = json.loads((tmp_path / "out/report.json").read_text())
     assert data["label"] == "no limit, vote of 4" and data["accuracy"] >= data["accuracy_of_one"]

@@ -1,5 +1,6 @@
 """Methods, prompts, and the verb `generate` over a scripted engine."""
 
+import dataclasses
 import io
 import json
 
@@ -9,16 +10,20 @@ from rich.console import Console
 
 from s1jax import records
 from s1jax.config import BadInput
-from s1jax.control.config import ControlConfig
+from s1jax.control.budget.config import BudgetConfig
+from s1jax.control.free import FreeConfig
 from s1jax.engine.sampling import SamplingConfig
 from s1jax.methods import METHODS, vote
 from s1jax.methods import run as generate
 from s1jax.methods.asks import Ask, plan
-from s1jax.methods.method import Mark, MethodConfig
-from s1jax.methods.parts import Share, deal
+from s1jax.methods.method import Mark
+from s1jax.methods.parts import Share, assign_engine
+from s1jax.methods.router import answer_text
 from s1jax.methods.run import GenerateRun
-from s1jax.methods.session import Session, answer_text
+from s1jax.methods.session import Session
+from s1jax.methods.single import SingleConfig
 from s1jax.methods.stream import Stream
+from s1jax.methods.vote import VoteConfig
 from s1jax.parallel.mesh import MeshConfig
 from s1jax.text.tokens import Tokenizer
 
@@ -35,6 +40,10 @@ def tokenizer(folder):
     return Tokenizer.load(folder)
 
 
+def job(own, control=BudgetConfig(), *, id="q", question="q", sampling=WARM, setting=""):  # noqa: B008 (frozen)
+    return own.job(id, own.question(question), control, sampling, SingleConfig(), setting=setting)
+
+
 def marks(*votes):
     return [Mark(vote, vote == "1", 10 * (i + 1), 20) for i, vote in enumerate(votes)]
 
@@ -42,8 +51,8 @@ def marks(*votes):
 @pytest.mark.parametrize("name", METHODS)
 def test_contract_of_methods(name):
     method = METHODS[name]
-    config = MethodConfig(name)
-    assert method.name == name and method.samples(config, WARM) >= 1
+    config = method.config()
+    assert config.kind == name and method.samples(config, WARM) >= 1
     outcome = method.outcome(marks("1", "1", "2"))
     assert 0 <= outcome.accuracy <= 1
     assert outcome.thinking_tokens == (60 if method.joint else 20)
@@ -63,10 +72,9 @@ def test_vote_is_the_majority_with_ties_shared_and_blanks_silent():
 @pytest.mark.parametrize(
     "method, sampling, message",
     [
-        (MethodConfig("single", 4), WARM, "method.n=4 says nothing to method.kind=single"),
-        (MethodConfig("vote"), SamplingConfig(n=4, temperature=1.0), "sampling.n=4 says nothing to method.kind=vote"),
-        (MethodConfig("vote"), SamplingConfig(), "16 samples at sampling.temperature=0 are 16 copies"),
-        (MethodConfig("single"), SamplingConfig(n=0), "0 samples of each prompt"),
+        (VoteConfig(), SamplingConfig(n=4, temperature=1.0), "sampling.n=4 says nothing to method.kind=vote"),
+        (VoteConfig(), SamplingConfig(), "16 samples at sampling.temperature=0 are 16 copies"),
+        (SingleConfig(), SamplingConfig(n=0), "0 samples of each prompt"),
     ],
 )
 def test_settings_that_contradict_themselves_are_refused(method, sampling, message):
@@ -78,18 +86,18 @@ def test_prompt_ids_end_with_the_header_or_go_on_from_a_prefix(folder, tokenizer
     config = GenerateRun(model=folder, prompt="x", system="S")
     own = Session(config)
     text = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n<|im_start|>think"
-    assert tokenizer.decode(own.question_ids("q", ControlConfig())) == text
-    assert tokenizer.decode(own.question_ids("q", ControlConfig(kind="free"))) == text.removesuffix("<|im_start|>think")
+    assert tokenizer.decode(own.prompt_ids(own.question("q"), BudgetConfig())) == text
+    assert tokenizer.decode(own.prompt_ids(own.question("q"), FreeConfig())) == text.removesuffix("<|im_start|>think")
     chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "So, "}]
     text = "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\nSo, "
-    assert tokenizer.decode(own.prompt_ids(chat, ControlConfig(kind="free"))) == text
+    assert tokenizer.decode(own.prompt_ids(chat, FreeConfig())) == text
 
 
 def test_chat_template_of_a_file(folder, tmp_path):
     file = tmp_path / "template.jinja"
     file.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
     own = Session(GenerateRun(model=folder, prompt="x", chat_template=str(file)))
-    assert own.tokenizer.decode(own.question_ids("q", ControlConfig(kind="free"))) == "[q]"
+    assert own.tokenizer.decode(own.prompt_ids(own.question("q"), FreeConfig())) == "[q]"
     with pytest.raises(BadInput, match="nowhere.jinja does not exist"):
         Session(GenerateRun(model=folder, prompt="x", chat_template="nowhere.jinja"))
 
@@ -97,28 +105,27 @@ def test_chat_template_of_a_file(folder, tmp_path):
 @pytest.mark.parametrize(
     "control, stops, thinking, answer, expected",
     [
-        (ControlConfig(), (), "let me see", "\nAnswer: 3", "\nAnswer: 3"),
-        (ControlConfig(thinking_token_budget=4), (), "let me see", " 3", "\nFinal Answer: 3"),
-        (ControlConfig(preset="think_tags"), (), "let me see", "It is 3.", "It is 3."),
-        (ControlConfig(preset="think_tags", thinking_token_budget=4), (), "let me see", "3", "3"),
+        (BudgetConfig(), (), "let me see", "\nAnswer: 3", "\nAnswer: 3"),
+        (BudgetConfig(thinking_token_budget=4), (), "let me see", " 3", "\nFinal Answer: 3"),
+        (BudgetConfig(preset="think_tags"), (), "let me see", "It is 3.", "It is 3."),
+        (BudgetConfig(preset="think_tags", thinking_token_budget=4), (), "let me see", "3", "3"),
         (
-            ControlConfig(preset="qwen3", forced_end="I must stop.\n</think>\n\n", thinking_token_budget=4),
+            BudgetConfig(preset="qwen3", forced_end="I must stop.\n</think>\n\n", thinking_token_budget=4),
             (),
             "let me see",
             "3",
             "3",
         ),
-        (ControlConfig(kind="free"), (), "", "plain 3", "plain 3"),
-        (ControlConfig(thinking=False), (), "", "\n3", "\n3"),
-        (ControlConfig(), ("STOP",), "x", "3 STOP 4", "3 "),
+        (FreeConfig(), (), "", "plain 3", "plain 3"),
+        (BudgetConfig(thinking=False), (), "", "\n3", "\n3"),
+        (BudgetConfig(), ("STOP",), "x", "3 STOP 4", "3 "),
     ],
 )
 def test_answer_text_is_what_follows_thinking(folder, tokenizer, control, stops, thinking, answer, expected):
     config = GenerateRun(model=folder, prompt="x")
     own, _ = session(config, lambda _: (thinking, answer))
     got = []
-    ids = own.question_ids("q", control)
-    own.complete([Ask("", "q", 0, 0, ids, control, SamplingConfig())], lambda _, completion: got.append(completion))
+    own.run([job(own, control=control)], lambda _job, _ask, completion: got.append(completion))
     text = answer_text(got[0], tokenizer, control, stops)
     assert text.removesuffix("<|im_end|>") == expected
 
@@ -126,27 +133,28 @@ def test_answer_text_is_what_follows_thinking(folder, tokenizer, control, stops,
 def test_rows_are_dealt_to_engines_by_a_hash_of_their_id(folder):
     made = []
 
-    def make(_, tokenizer, controls):
+    def make(_, tokenizer, controls, most_rows):
+        assert most_rows == 40
         made.extend(ScriptedEngine(tokenizer, lambda _: ("t", "a")) for _ in range(3))
         return made
 
     own = Session(GenerateRun(model=folder, prompt="x"), make, Share(0, 3, 3))
-    control = ControlConfig()
-    asks = [Ask("", str(i), s, 0, own.question_ids(f"{i}", control), control, WARM) for i in range(20) for s in (0, 1)]
+    warm = dataclasses.replace(WARM, n=2)
+    jobs = [job(own, id=str(i), question=f"{i}", sampling=warm) for i in range(20)]
     done = []
-    own.complete(asks, lambda ask, completion: done.append((ask, completion)))
-    assert sorted((a.id, a.sample) for a, _ in done) == sorted((a.id, a.sample) for a in asks)
+    own.run(jobs, lambda _, ask, completion: done.append((ask, completion)))
+    assert sorted((a.id, a.sample) for a, _ in done) == sorted((j.id, s) for j in jobs for s in (0, 1))
     assert all((a.id, a.sample, a.prompt_ids) == (c.id, c.sample, c.prompt_ids) for a, c in done)
     for number, engine in enumerate(made):
-        assert engine.seen and {deal(request.id, 3) for request in engine.seen} == {number}
+        assert engine.seen and {assign_engine(request.id, 3) for request in engine.seen} == {number}
 
 
 def test_a_row_that_cannot_fit_is_refused_before_any_work(folder):
     own, engines = session(GenerateRun(model=folder, prompt="x"), lambda _: ("t", "a"))
-    long = ControlConfig(thinking_token_budget=5000)
-    asks = [Ask("", str(i), 0, 0, own.question_ids("q", c), c, WARM) for i, c in enumerate([ControlConfig(), long])]
+    long = BudgetConfig(thinking_token_budget=5000)
+    jobs = [job(own, id=str(i), control=c) for i, c in enumerate([BudgetConfig(), long])]
     with pytest.raises(BadInput, match="prompt '1': .*5000"):
-        own.complete(asks, lambda *_: None)
+        own.run(jobs, lambda *_: None)
     assert not engines[0].seen
 
 
@@ -241,14 +249,14 @@ def test_generate_votes(folder, tmp_path):
     path = tmp_path / "prompts.jsonl"
     records.write_jsonl(path, [{"id": "abc", "question": "q?"}])
     fields = {"model": folder, "prompts": str(path), "out": str(tmp_path / "out"), "sampling": WARM}
-    config = GenerateRun(method=MethodConfig("vote", 5), **fields)
+    config = GenerateRun(method=VoteConfig(n=5), **fields)
     generate.run(config, session(config, answers)[0])
     (row,) = records.read_jsonl(tmp_path / "out" / "votes.jsonl")
     completions = [records.to_completion(r) for r in records.read_jsonl(tmp_path / "out" / "completions.jsonl")]
     assert row["answer"] == "3" and row["votes"] == ["3", "4", "3", "4", "3"] and row["tied"] == []
     assert row["total_tokens"] == sum(len(c.token_ids) for c in completions)
     assert row["thinking_tokens"] == sum(c.thinking_tokens for c in completions)
-    even = GenerateRun(method=MethodConfig("vote", 4), **{**fields, "out": str(tmp_path / "even")})
+    even = GenerateRun(method=VoteConfig(n=4), **{**fields, "out": str(tmp_path / "even")})
     generate.run(even, session(even, answers)[0])
     (row,) = records.read_jsonl(tmp_path / "even" / "votes.jsonl")
     assert row["answer"] is None and sorted(row["tied"]) == ["3", "4"]
@@ -282,22 +290,24 @@ def test_one_prompt_is_shown_whole_while_it_is_written(folder, tokenizer, tmp_pa
 
 @pytest.mark.parametrize("preset", ["s1", "think_tags"])
 def test_thinking_is_dim_and_forced_ids_are_marked(tokenizer, preset):
-    control = ControlConfig(preset=preset)
+    control = BudgetConfig(preset=preset)
     console = Console(file=io.StringIO(), force_terminal=True, color_system="standard", highlight=False)
-    stream = Stream(tokenizer, control, console)
+    stream = Stream(tokenizer, console)
     thought, drawn = tokenizer.encode("hm, hm"), tokenizer.encode(" an answer of some length")
     end = tokenizer.encode_markup(control.markers.answer_start if preset == "s1" else "</think>")
     ids = [*thought, *end, *drawn]
     forced = [preset == "s1" and len(thought) <= i < len(thought) + len(end) for i in range(len(ids))]
     for n in range(1, len(ids)):
-        stream.show(None, ids[:n], forced[:n])  # type: ignore[arg-type]
+        n_end = len(thought) + len(end) * (preset != "s1")
+        stream.show(None, ids[:n], forced[:n], min(n, n_end))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "\x1b[2mh" in text and "\x1b[2m an" not in text
     assert ("\x1b[1;33m" in text) == (preset == "s1")
 
 
-def ask(setting="", id="q", sample=0, temperature=0.8, **control):
-    return Ask(setting, id, sample, 0, (1, 2), ControlConfig(**control), SamplingConfig(temperature=temperature))
+def ask(setting="", id="q", sample=0, temperature=0.8, control=None, **budget):
+    config = BudgetConfig(**budget) if control is None else control
+    return Ask(setting, id, sample, 0, (1, 2), config, SamplingConfig(temperature=temperature))
 
 
 def test_rows_that_share_their_draws_are_computed_once():
@@ -313,7 +323,7 @@ def test_rows_that_share_their_draws_are_computed_once():
         ask(id="r"),
         ask(temperature=0.9),
         ask(thinking=False),
-        ask(kind="free"),
+        ask(control=FreeConfig()),
         ask(thinking_token_budget=8, algorithm="readme"),
         ask(thinking_token_budget=16, algorithm="readme"),
     ]
@@ -332,28 +342,25 @@ def test_a_control_that_pauses_by_itself_is_refused():
         plan([ask(thinking_token_budget=8, pause_at=(3,))])
 
 
+def swept(own, *budgets) -> dict:
+    done = {}
+    jobs = [job(own, BudgetConfig(thinking_token_budget=budget), setting=str(budget)) for budget in budgets]
+    own.run(jobs, lambda job, _, completion: done.update({job.setting: completion}))
+    return done
+
+
 def test_a_sweep_forks_where_a_budget_is_spent_and_shares_the_rest(folder):
     own, engines = session(GenerateRun(model=folder, prompt="x"), lambda _: ("t" * 20, "\nAnswer: 3"))
-    asks = [ask(str(b), thinking_token_budget=b) for b in (0, 10, 30, 40)] + [ask("none")]
-    done = {}
-    own.complete(asks, lambda ask, completion: done.update({ask.setting: completion}))
-    assert [completion.thinking_tokens for completion in map(done.get, ("0", "10", "30", "40", "none"))] == [
-        0,
-        10,
-        20,
-        20,
-        20,
-    ]
-    assert done["30"] is done["40"] is done["none"] and engines[0].n_forks == 2
+    done = swept(own, 0, 10, 30, 40, None)
+    assert [done[name].thinking_tokens for name in ("0", "10", "30", "40", "None")] == [0, 10, 20, 20, 20]
+    assert done["30"] is done["40"] is done["None"] and engines[0].n_forks == 2
     reasons = [done[name].thinking_finish_reason for name in ("0", "10", "30")]
     assert reasons == ["budget", "budget", "natural"]
 
 
 def test_a_budget_that_is_all_there_is_room_for_is_a_row_of_its_own(folder):
     own, engines = session(GenerateRun(model=folder, prompt="x"), lambda _: ("t" * 3000, " 3"))
-    admitted = []
-    own.complete([ask("none")], lambda _, completion: admitted.append(completion.thinking_tokens))
-    done = {}
-    asks = [ask("all", thinking_token_budget=admitted[0]), ask("none")]
-    own.complete(asks, lambda ask, completion: done.update({ask.setting: completion.thinking_tokens}))
-    assert done == {"all": admitted[0], "none": admitted[0]} and engines[1].n_forks == 0
+    most = swept(own, None)["None"].thinking_tokens
+    done = swept(own, most, None)
+    assert {name: row.thinking_tokens for name, row in done.items()} == {str(most): most, "None": most}
+    assert len(engines) == 1 and engines[0].n_forks == 0

@@ -22,7 +22,7 @@ from s1jax.config import BadInput
 from s1jax.eval import run as evaluation
 from s1jax.eval.run import EvalRun
 from s1jax.methods import parts
-from s1jax.methods.parts import Parts, Share, deal, files_of, share_of
+from s1jax.methods.parts import Parts, Share, assign_engine, files_of, share_of
 from s1jax.methods.stored import stored
 from s1jax.models.decoder import Decoder
 from s1jax.models.family import DecoderConfig
@@ -36,7 +36,7 @@ N = 14
 
 
 def row(id: str, sample: int = 0) -> Completion:
-    return Completion(id, sample, 0, (1,), (2, 3), (False,) * 2, 0, 0, 1, 0, 2, None, "stop", False, f"text of {id}")
+    return Completion(id, sample, 0, (1,), (2, 3), (False,) * 2, 0, 0, 1, 2, None, "stop", f"text of {id}")
 
 
 KEYS = [(f"q{i}", sample) for i in range(9) for sample in (0, 1)]
@@ -64,12 +64,12 @@ def test_parts_become_one_file_in_the_order_asked_for(tmp_path):
                 several.write(row(*key))
         for part in files_of(path)[1:]:
             number = int(part.stem.rpartition("-")[2])
-            assert {deal(id, 4) for id, _ in written(part)} == {number}
+            assert {assign_engine(id, 4) for id, _ in written(part)} == {number}
         assert len(files_of(path)) >= 4
         assert several.merge(KEYS)
     assert files_of(path) == [path]
     lines = path.read_text().splitlines()
-    assert lines == [json.dumps(row(*key).__dict__) for key in [*KEYS, ("old", 0)]]
+    assert lines == [json.dumps(records.to_row(row(*key))) for key in [*KEYS, ("old", 0)]]
 
 
 def test_a_merge_that_was_killed_is_done_again(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 
 from s1jax import records
 from s1jax.config import BadInput
-from s1jax.control.config import ControlConfig
+from s1jax.control.budget.config import BudgetConfig
 from s1jax.methods import prompts
 
 
@@ -23,8 +23,8 @@ def test_prompts_of_a_file(tmp_path):
     assert (second.id, second.seed, second.control) == ("7", 3, {"thinking_n_ignore": 2})
     assert second.messages == ({"role": "system", "content": "be brief"}, *chat)
     assert third.answer == "2" and third.choices == ("x", "y")
-    changed = prompts.override(ControlConfig(), first.control, "x")
-    assert changed == ControlConfig(thinking_token_budget=5)
+    changed = prompts.override(BudgetConfig(), first.control, "x")
+    assert changed == BudgetConfig(thinking_token_budget=5)
 
 
 @pytest.mark.parametrize(
@@ -70,4 +70,4 @@ def test_nulls_are_as_if_they_were_not_there_but_for_overrides(tmp_path):
 
 def test_wrong_type_of_an_override_is_named():
     with pytest.raises(BadInput, match="prompt 'x' thinking_token_budget"):
-        prompts.override(ControlConfig(), {"thinking_token_budget": "many"}, "prompt 'x'")
+        prompts.override(BudgetConfig(), {"thinking_token_budget": "many"}, "prompt 'x'")

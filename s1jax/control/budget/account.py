@@ -1,4 +1,4 @@
-"""The account of one row, on the host, from its last state and its ids."""
+"""The account of one row, on the host, from its last state and its tokens."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,9 @@ from s1jax.control.budget.state import (
     NO_REASON,
     REASONS,
     REPETITION,
+    S1JAX,
     THINK,
+    Limits,
     State,
 )
 from s1jax.control.matching import Matching
@@ -22,18 +24,27 @@ from s1jax.engine.protocol import Account
 
 
 def account(
-    matching: Matching, texts: Sequence[bytes], is_eos_V: np.ndarray, state: State, token_ids: Sequence[int]
+    matching: Matching,
+    texts: Sequence[bytes],
+    is_eos_V: np.ndarray,
+    state: State,
+    token_ids: Sequence[int],
+    forced: Sequence[bool],
 ) -> Account:
     """What a row thought and answered.
 
-    A `free` row that begins with the think header by itself is accounted like a controlled one, but that its thinking
+    A `free` row that begins with the think header by itself is accounted like a controlled one, but its thinking
     includes the header.
 
     Args:
       texts: those of `matching`.
       is_eos_V: which ids are EOS.
       state: its last state, arrays without the axis B.
-      token_ids: its ids after the prompt; the host may have cut them at a stop string.
+      token_ids, forced: its tokens after the prompt, and which of them were put there; the host may have cut both at a
+        stop string.
+
+    Raises:
+      RuntimeError: the row has more tokens than it was given: a fault of the automaton, never of the model.
     """
     limits, progress = state.limits, state.progress
     phase, loop_at = int(progress.phase_B), int(progress.loop_at_B)
@@ -45,19 +56,33 @@ def account(
     else:
         thinking, offset, reason = int(progress.thinking_B), int(progress.offset_B), int(progress.reason_B)
     answer = token_ids[offset:]
-    is_stopped = len(answer) > 0 and bool(is_eos_V[answer[-1]])
+    n_put = sum(forced[offset:])  # put there from outside (`BudgetForcing.extend`): no drawn tokens
+    is_stopped = len(answer) > 0 and not forced[-1] and bool(is_eos_V[answer[-1]])
+    n_answer = len(answer) - n_put - is_stopped
+    _check_limits(limits, thinking, n_answer)
     opens_J = np.asarray(limits.active_BJ) | np.asarray(limits.header_BJ)
     return Account(
         thinking_tokens=thinking,
         answer_offset=offset,
-        answer_tokens=len(answer) - is_stopped,
-        n_ignored=int(progress.ignored_B),
+        answer_tokens=n_answer,
         steps=int(progress.steps_B),
         thinking_finish_reason=REASONS[reason],
         finish_reason=FINISHES[int(progress.finish_B)],
-        loop_at=loop_at if loop_at >= 0 else None,
-        reopened=any((rank_J[opens_J] > 0).any() for _, rank_J, _ in matching.events(answer)),
+        extra={
+            "n_ignored": int(progress.ignored_B),
+            "reopened": any((rank_J[opens_J] > 0).any() for _, rank_J, _ in matching.events(answer)),
+            "loop_at": loop_at if loop_at >= 0 else None,
+        },
     )
+
+
+def _check_limits(limits: Limits, thinking: int, n_answer: int) -> None:
+    """Nothing of a row that broke its limits may reach a file."""
+    budget, answer_budget = int(limits.budget_B), int(limits.answer_budget_B)
+    if not limits.is_free_B and int(limits.algorithm_B) == S1JAX and thinking > budget:
+        raise RuntimeError(f"{thinking} tokens of thinking, budget {budget}")
+    if n_answer > answer_budget:
+        raise RuntimeError(f"{n_answer} tokens of answer, budget {answer_budget}")
 
 
 def _observe(

@@ -7,19 +7,21 @@ depends on data.
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from s1jax.config import BadInput
+from s1jax.control.budget import outside
 from s1jax.control.budget.account import account
 from s1jax.control.budget.rules import Draw, advance, answer, closes_or_looks, decide, leave, put, rewind
-from s1jax.control.budget.state import ANSWER, HARNESS, NO_BEGINNING, OPEN, OVER, S1JAX, State, fresh
-from s1jax.control.config import ControlConfig
+from s1jax.control.budget.settings import BudgetSettings
+from s1jax.control.budget.state import ANSWER, HARNESS, NO_BEGINNING, OPEN, OVER, S1JAX, THINK, State, fresh
 from s1jax.control.matching import ROOT, Matching, tabulate
 from s1jax.control.trail import Trail
-from s1jax.engine.protocol import DONE, PAUSE, RUN, Account, Array, ControlRow, Step
+from s1jax.engine.protocol import DONE, PAUSE, RUN, Account, Array, Step
 from s1jax.text.tokens import Tokenizer
 
 # Marks of an id, as bits: never drawn; an EOS; ends in a newline; from DELIMITER on, one bit per text, set where the id
@@ -31,7 +33,7 @@ MAX_TEXTS = 27
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BudgetForcing:
-    """The automaton of `free` and `budget` rows; a `s1jax.engine.protocol.Control`.
+    """The automaton of `free` and `budget` rows; an `s1jax.engine.protocol.Automaton`.
 
     Its leaves are NumPy arrays as built: put them on the device once, and keep this one for what runs on the host.
 
@@ -50,9 +52,9 @@ class BudgetForcing:
     n_recent: int = dataclasses.field(metadata={"static": True})
     max_pattern: int = dataclasses.field(metadata={"static": True})
 
-    def rows(self, requests: Sequence[ControlRow]) -> State:
+    def rows(self, settings: Sequence[BudgetSettings]) -> State:
         """Fresh states (NumPy). Raises BadInput for a delimiter or a pattern size this control was not built for."""
-        return fresh(requests, self.texts, self.n_recent, self.max_pattern)
+        return fresh(settings, self.texts, self.n_recent, self.max_pattern)
 
     def forbid(self, state_B: State) -> Array:
         """`[B, V]` bool: ids the tokenizer lacks; for the first draw looked at after an ignored end, ends too."""
@@ -101,14 +103,21 @@ class BudgetForcing:
 
     def account(self, state_row: State, token_ids: Sequence[int], forced: Sequence[bool]) -> Account:
         """On the host: see `s1jax.control.budget.account.account`."""
-        return account(self.matching, self.texts, (np.asarray(self.marks_V) & EOS) != 0, state_row, token_ids)
+        is_eos_V = (np.asarray(self.marks_V) & EOS) != 0
+        return account(self.matching, self.texts, is_eos_V, state_row, token_ids, forced)
 
-    def refork(self, state_row: State, row: ControlRow) -> State:
-        """The same point of the same sequence under the limits of `row`; thresholds it has passed are passed over."""
-        limits = jax.tree.map(lambda leaf: leaf[0], self.rows([row]).limits)
-        n_passed = np.count_nonzero(limits.pause_BU <= np.asarray(state_row.progress.length_B))
-        progress = dataclasses.replace(state_row.progress, pause_B=np.int32(n_passed))
-        return State(limits, progress, state_row.trail)
+    def thinking_tokens(self, state_row: State, n_tokens: int) -> int:
+        """Tokens of thinking so far; those of a block that a `free` row opened by itself are not counted yet."""
+        return n_tokens if int(state_row.progress.phase_B) == THINK else int(state_row.progress.thinking_B)
+
+    def extend(self, state_row: State, token_ids: Sequence[int], n_tokens: int) -> State:
+        """Tokens from outside (`decode_rules.md`, rule 22): see `s1jax.control.budget.outside.extend`."""
+        ends_line = [bool(np.asarray(self.marks_V)[token] & NEWLINE) for token in token_ids]
+        return outside.extend(state_row, ends_line)
+
+    def refork(self, state_row: State, settings: BudgetSettings) -> State:
+        """The same point under other limits: see `s1jax.control.budget.outside.refork`."""
+        return outside.refork(state_row, jax.tree.map(lambda leaf: leaf[0], self.rows([settings])))
 
     def _look(self, state: State, drawn_B: Array) -> tuple[Draw, Array, Array]:
         """What the draw means, the match state after it, and its runs."""
@@ -130,10 +139,11 @@ class BudgetForcing:
         return draw, matched_B, run_BP
 
 
-def build(tokenizer: Tokenizer, vocab_size: int, configs: Iterable[ControlConfig]) -> BudgetForcing:
+def build(tokenizer: Tokenizer, vocab_size: int, configs: Iterable[Any]) -> BudgetForcing:
     """The automaton for all rows that will be admitted under `configs`.
 
     Args:
+      configs: of `budget` and `free`; `markers` and `repetition_detection` are read.
       vocab_size: rows of the model's head; ids the tokenizer lacks are never drawn.
 
     Raises:

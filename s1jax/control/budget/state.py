@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from s1jax.config import BadInput
+from s1jax.control.budget.settings import MAX_NEWLINE_IDS, MAX_PAUSES, MAX_STRING_IDS, MAX_STRINGS, BudgetSettings
 from s1jax.control.trail import Trail, empty_trail
-from s1jax.engine.protocol import MAX_NEWLINE_IDS, MAX_PAUSES, MAX_STRING_IDS, MAX_STRINGS, Array, ControlRow
+from s1jax.engine.protocol import Array
 
 THINK, CLOSE, ANSWER, OVER = 0, 1, 2, 3
 S1JAX, HARNESS, README = 0, 1, 2
@@ -37,7 +38,7 @@ NEVER = 2**31 - 1
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What was asked for; see `ControlRow`. It does not change while the row runs.
+    """What was asked for; see `BudgetSettings`. It does not change while the row runs.
 
     Attributes:
       algorithm_B, loop_action_B: codes of this module.
@@ -122,7 +123,7 @@ class State:
     trail: Trail
 
 
-def fresh(requests: Sequence[ControlRow], texts: Sequence[bytes], n_recent: int, max_pattern: int) -> State:
+def fresh(requests: Sequence[BudgetSettings], texts: Sequence[bytes], n_recent: int, max_pattern: int) -> State:
     """States of rows that begin.
 
     Args:
@@ -144,9 +145,12 @@ def fresh(requests: Sequence[ControlRow], texts: Sequence[bytes], n_recent: int,
     return State(limits=_limits(requests, texts), progress=_progress(requests), trail=trail)
 
 
-def _limits(requests: Sequence[ControlRow], texts: Sequence[bytes]) -> Limits:
-    def numbers(value: Callable[[ControlRow], int]) -> np.ndarray:
+def _limits(requests: Sequence[BudgetSettings], texts: Sequence[bytes]) -> Limits:
+    def numbers(value: Callable[[BudgetSettings], int]) -> np.ndarray:
         return np.array([value(row) for row in requests], np.int32)
+
+    def table(values: list[list[bool]]) -> np.ndarray:
+        return np.array(values, bool).reshape(len(requests), len(texts))
 
     text_BQI = np.zeros((len(requests), N_TEXTS, MAX_TEXT_IDS), np.int32)
     text_size_BQ = np.zeros((len(requests), N_TEXTS), np.int32)
@@ -170,10 +174,10 @@ def _limits(requests: Sequence[ControlRow], texts: Sequence[bytes]) -> Limits:
         n_strings_B=numbers(lambda row: len(row.strings)),
         text_BQI=text_BQI,
         text_size_BQ=text_size_BQ,
-        active_BJ=np.array([[text in row.delimiters for text in texts] for row in requests], bool),
-        kept_BJ=np.array([[text in names for text in texts] for names in kept], bool),
-        header_BJ=np.array([[text == row.header for text in texts] for row in requests], bool),
-        answer_start_BJ=np.array([[text == row.answer_text for text in texts] for row in requests], bool),
+        active_BJ=table([[text in row.delimiters for text in texts] for row in requests]),
+        kept_BJ=table([[text in names for text in texts] for names in kept]),
+        header_BJ=table([[text == row.header for text in texts] for row in requests]),
+        answer_start_BJ=table([[text == row.answer_text for text in texts] for row in requests]),
         is_free_B=np.array([row.is_free for row in requests], bool),
         pause_BU=pause_BU,
         max_pattern_B=numbers(lambda row: row.repetition.max_pattern_size if row.repetition else 0),
@@ -182,7 +186,7 @@ def _limits(requests: Sequence[ControlRow], texts: Sequence[bytes]) -> Limits:
     )
 
 
-def _progress(requests: Sequence[ControlRow]) -> Progress:
+def _progress(requests: Sequence[BudgetSettings]) -> Progress:
     zeros = {field.name: np.zeros(len(requests), np.int32) for field in dataclasses.fields(Progress)}
     # The readme's loop puts no closing, so with nothing to spend its answer begins at once.
     spent = [row.is_thinking and row.algorithm == "readme" and row.budget == 0 for row in requests]
@@ -198,5 +202,5 @@ def _progress(requests: Sequence[ControlRow]) -> Progress:
     return Progress(**{**zeros, **special})
 
 
-def _over_reason(row: ControlRow) -> int:
+def _over_reason(row: BudgetSettings) -> int:
     return BUDGET if row.has_budget else LENGTH
