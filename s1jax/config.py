@@ -161,7 +161,7 @@ def _choose(field: dataclasses.Field, value: Any, where: str) -> Any:
         owners = [name for name in classes if key in names[name]]
         if owners and kind not in owners:
             raise BadInput(
-                f"key {where}.{key} is for {where}.kind={' or '.join(owners)}, and {where}.kind is {kind}; leave one "
+                f"{where}.{key} is for {where}.kind={' or '.join(owners)}, and {where}.kind is {kind}; leave one "
                 "of the two out"
             )
     return from_dict(classes[kind], {"kind": kind, **value}, f"{where}.")

@@ -8,7 +8,7 @@ import tokenizers
 
 from s1jax.engine.requests import Listener, Request
 from s1jax.engine.worker import Worker
-from s1jax.methods.engines import ModelRun
+from s1jax.methods.config import ModelRun
 from s1jax.methods.session import Session
 from s1jax.records import Completion
 from s1jax.text.tokens import Tokenizer

@@ -106,8 +106,10 @@ def test_duplicate_ids_are_refused():
 
 
 def test_unknown_key_of_a_completion_is_named():
-    with pytest.raises(BadInput, match="unknown key"):
-        to_completion({"id": "a", "nonsense": 1})
+    with pytest.raises(BadInput, match="nonsense is .1., which is none of a control's counts"):
+        to_completion({"id": "a", "nonsense": [1]})
+    with pytest.raises(BadInput, match="key 'sample' is missing"):
+        to_completion({"id": "a"})
     with pytest.raises(BadInput, match="format is 's1jax.completion/1', this version reads 's1jax.sample/1'"):
         to_completion(dataclasses.asdict(COMPLETION), Sample)
     with pytest.raises(BadInput, match="f:1 is a JSON list, not a row"):

@@ -11,10 +11,10 @@ import numpy as np
 from s1jax.config import BadInput
 from s1jax.engine import requests
 from s1jax.engine.protocol import DONE, PAUSE, RUN, Automaton
-from s1jax.engine.requests import HostRow, Listener
+from s1jax.engine.requests import HostRow, Listener, SlotIndex
 from s1jax.engine.scheduler import Scheduler, Stats
 from s1jax.engine.slots import SlotTable
-from s1jax.engine.state import Report, SlotIndex
+from s1jax.engine.state import Report
 from s1jax.records import Completion
 from s1jax.text.tokens import Tokenizer
 

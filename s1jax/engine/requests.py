@@ -11,7 +11,6 @@ from s1jax.config import BadInput
 from s1jax.engine import sampling
 from s1jax.engine.protocol import RUN, Account, Automaton
 from s1jax.engine.sampling import SamplingConfig
-from s1jax.engine.state import Row, SlotIndex
 from s1jax.engine.stop import StopFinder
 from s1jax.records import Completion
 from s1jax.text.tokens import Tokenizer
@@ -40,6 +39,14 @@ class Request:
     def name(self) -> str:
         """For errors."""
         return f"request {self.id!r} sample {self.sample}"
+
+
+@dataclasses.dataclass(frozen=True)
+class SlotIndex:
+    """One slot: its length class and its index there."""
+
+    of_class: int
+    slot: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,21 +86,6 @@ def check_tokens(token_ids: Sequence[int], tokenizer: Tokenizer, name: str) -> N
         raise BadInput(
             f"{name} has the token {wrong[0]}, the tokenizer has tokens 0 to {tokenizer.size - 1}; encode it anew"
         )
-
-
-def initial_row(request: Request, control_state: Any, max_length: int) -> Row:
-    """The row's arrays as it enters a slot, leading axis 1. `control_state` has that axis too."""
-    tokens_BS = np.zeros((1, max_length), np.int32)
-    tokens_BS[0, : len(request.prompt_ids)] = request.prompt_ids
-    return Row(
-        tokens_BS=tokens_BS,  # pyright: ignore[reportArgumentType]
-        forced_BS=np.zeros((1, max_length), bool),  # pyright: ignore[reportArgumentType]
-        logprob_BS=np.zeros((1, max_length), np.float32),  # pyright: ignore[reportArgumentType]
-        length_B=np.array([len(request.prompt_ids)], np.int32),  # pyright: ignore[reportArgumentType]
-        status_B=np.array([RUN], np.int32),  # pyright: ignore[reportArgumentType]
-        control=control_state,
-        draw=sampling_params(request),
-    )
 
 
 def sampling_params(request: Request) -> sampling.SamplingParams:

@@ -18,9 +18,9 @@ from s1jax.config import BadInput
 from s1jax.engine import cache as kv
 from s1jax.engine import requests, snapshots
 from s1jax.engine.protocol import PAUSE, RUN, Automaton
-from s1jax.engine.requests import HostRow, Listener, Request
+from s1jax.engine.requests import HostRow, Listener, Request, SlotIndex
 from s1jax.engine.snapshots import Parked, Snapshot, Waiting
-from s1jax.engine.state import MAX_KEPT, CachedPrompt, Row, Shape, SlotIndex
+from s1jax.engine.state import MAX_KEPT, CachedPrompt, Row, Shape
 from s1jax.text.tokens import Tokenizer
 
 
@@ -213,7 +213,7 @@ class Scheduler:
         self._prefill(dict.fromkeys(chosen[ticket].request.prompt_ids for ticket in states))
         for ticket, state in states.items():
             request = chosen[ticket].request
-            row = requests.initial_row(request, state, self._slots.shape.max_length)
+            row = snapshots.initial_row(request, state, self._slots.shape.max_length)
             cache, source_row = self._prefilled[request.prompt_ids]
             snapshot = Snapshot(request, self._class_of(request), cache, row)
             self.enter(ticket, Parked(snapshot, chosen[ticket].listener), source_row, since=since)

@@ -18,7 +18,8 @@ from s1jax.config import BadInput
 from s1jax.engine import cache as kv
 from s1jax.engine import decode, prefill
 from s1jax.engine.protocol import PAUSE, RUN, Automaton
-from s1jax.engine.state import CachedPrompt, EngineState, Report, Row, Shape, SlotIndex
+from s1jax.engine.requests import SlotIndex
+from s1jax.engine.state import CachedPrompt, EngineState, Report, Row, Shape
 from s1jax.models.decoder import Unstacked
 from s1jax.parallel import mesh as meshes
 

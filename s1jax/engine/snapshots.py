@@ -80,6 +80,21 @@ class Parked:
         )
 
 
+def initial_row(request: Request, control_state: Any, max_length: int) -> Row:
+    """The row's arrays as it enters a slot, leading axis 1. `control_state` has that axis too."""
+    tokens_BS = np.zeros((1, max_length), np.int32)
+    tokens_BS[0, : len(request.prompt_ids)] = request.prompt_ids
+    return Row(
+        tokens_BS=tokens_BS,  # pyright: ignore[reportArgumentType]
+        forced_BS=np.zeros((1, max_length), bool),  # pyright: ignore[reportArgumentType]
+        logprob_BS=np.zeros((1, max_length), np.float32),  # pyright: ignore[reportArgumentType]
+        length_B=np.array([len(request.prompt_ids)], np.int32),  # pyright: ignore[reportArgumentType]
+        status_B=np.array([RUN], np.int32),  # pyright: ignore[reportArgumentType]
+        control=control_state,
+        draw=requests.sampling_params(request),
+    )
+
+
 def copy_of(snapshot: Snapshot, request: Request | None, automaton: Automaton) -> Snapshot:
     """A copy of a row that runs from where it was taken, under another request if one is given.
 

@@ -48,14 +48,6 @@ class Shape:
         return np.repeat([length for _, length in self.classes], [rows for rows, _ in self.classes]).astype(np.int32)
 
 
-@dataclasses.dataclass(frozen=True)
-class SlotIndex:
-    """One slot: its class and its index there."""
-
-    of_class: int
-    slot: int
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Row:

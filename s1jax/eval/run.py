@@ -17,14 +17,14 @@ from s1jax.eval import summary, terminal
 from s1jax.eval.summary import REPORT, SAMPLES, Setting
 from s1jax.grading.grade import KINDS
 from s1jax.grading.pool import Grader
-from s1jax.methods.asks import Ask
-from s1jax.methods.engines import ModelRun
+from s1jax.methods.config import ModelRun
+from s1jax.methods.engines import build_engines
 from s1jax.methods.parts import Parts, run_folder
 from s1jax.methods.progress import ProgressBar
 from s1jax.methods.router import answer_text
 from s1jax.methods.session import Session
 from s1jax.methods.stored import by_job, prompts_of, stored
-from s1jax.methods.task import Job
+from s1jax.methods.task import Ask, Job
 from s1jax.methods.vote import VoteConfig
 from s1jax.records import Completion, Question, Sample, write_json
 
@@ -80,7 +80,7 @@ def run(config: EvalRun, session: Session | None = None) -> pathlib.Path:
         raise BadInput(f"limit={config.limit} leaves no question; give at least 1")
     questions = bench.load(config.benchmark_source)[: config.limit]
     settings = settings_of(config)
-    session = session or Session(config)
+    session = session or Session(config, build_engines)
     jobs = [
         job
         for setting in settings

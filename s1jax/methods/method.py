@@ -4,6 +4,7 @@ A control decides how one row thinks; a method decides which rows are asked for 
 goes with every control. A method is an async function over a `Task`; thousands of them run at once over one engine.
 """
 
+import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -58,6 +59,17 @@ class Method:
     outcome: Callable[[Sequence[Mark]], Outcome]
     joint: bool
     is_one_round: bool = True
+
+
+async def complete_all(task: Any) -> None:
+    """`Method.run` where every sample completes the prompt itself, all at once.
+
+    The first error is raised when all have ended.
+    """
+    asked = (task.complete(sample) for sample in range(task.job.n_samples))
+    for result in await asyncio.gather(*asked, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
 
 
 def refuse_copies(n: int, sampling: SamplingConfig) -> int:

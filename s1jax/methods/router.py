@@ -12,8 +12,8 @@ from s1jax import control as controls
 from s1jax.config import BadInput
 from s1jax.engine.requests import Request
 from s1jax.methods import sweep
-from s1jax.methods.asks import Ask, SharedRow, plan
-from s1jax.methods.task import Keep, Message
+from s1jax.methods.sharing import SharedRow, plan
+from s1jax.methods.task import Ask, Keep, Message
 from s1jax.records import Completion
 from s1jax.text.tokens import Tokenizer
 
@@ -41,7 +41,7 @@ class _Pending:
 
 
 class Router:
-    """Asks that come together share rows (`s1jax.methods.asks.plan`)."""
+    """Asks that come together share rows (`s1jax.methods.sharing.plan`)."""
 
     def __init__(
         self,

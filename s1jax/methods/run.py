@@ -11,8 +11,8 @@ from s1jax import records
 from s1jax.config import BadInput
 from s1jax.grading import grade
 from s1jax.methods import METHODS, vote
-from s1jax.methods.asks import Ask
-from s1jax.methods.engines import ModelRun
+from s1jax.methods.config import ModelRun
+from s1jax.methods.engines import build_engines
 from s1jax.methods.parts import Parts, run_folder
 from s1jax.methods.progress import ProgressBar
 from s1jax.methods.prompts import override, override_control, prompt_of, read_prompts
@@ -20,7 +20,7 @@ from s1jax.methods.router import answer_text
 from s1jax.methods.session import Session
 from s1jax.methods.stored import by_job, prompts_of, stored
 from s1jax.methods.stream import Stream
-from s1jax.methods.task import Job
+from s1jax.methods.task import Ask, Job
 from s1jax.records import Completion, Prompt, write_json
 
 COMPLETIONS, VOTES, SETTINGS = "completions.jsonl", "votes.jsonl", "settings.json"
@@ -55,7 +55,7 @@ def run(config: GenerateRun, session: Session | None = None) -> pathlib.Path:
         prompts = read_prompts(config.prompts, config.system)
     else:
         prompts = [prompt_of({"question": config.prompt}, "prompt", config.system)]
-    session = session or Session(config)
+    session = session or Session(config, build_engines)
     jobs = [_job(prompt, config, session) for prompt in prompts]
     session.check(jobs)
     with run_folder(config) as out:

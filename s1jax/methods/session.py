@@ -14,11 +14,10 @@ from s1jax.config import BadInput
 from s1jax.engine import sampling
 from s1jax.engine.protocol import MAX_TOKENS
 from s1jax.methods import METHODS
-from s1jax.methods.asks import Ask
-from s1jax.methods.engines import ModelRun, build_engines
+from s1jax.methods.config import ModelRun
 from s1jax.methods.parts import Share, share_of
 from s1jax.methods.router import OnProgress, Router, request_of
-from s1jax.methods.task import Job, Message, RowError, Task
+from s1jax.methods.task import Ask, Job, Message, RowError, Task
 from s1jax.parallel import hosts
 from s1jax.records import Completion
 from s1jax.text.chat import system_turn
@@ -39,14 +38,14 @@ class Session:
     def __init__(
         self,
         config: ModelRun,
-        make_engines: Callable[..., Sequence[Any]] | None = None,
+        make_engines: Callable[..., Sequence[Any]],
         share: Share | None = None,
         tokenizer: Tokenizer | None = None,
     ) -> None:
         """Join the other processes, read the tokenizer; the model is read when the first row is to be completed.
 
         Args:
-          make_engines: see `s1jax.methods.engines.build_engines`, which it is by default.
+          make_engines: `s1jax.methods.engines.build_engines`, or what stands in for it.
           share: of `make_engines`; by default what `config.mesh` says.
           tokenizer: by default the one that `config` names.
 
@@ -58,7 +57,7 @@ class Session:
         template = None if config.chat_template is None else _read_template(config.chat_template)
         self.tokenizer = tokenizer or Tokenizer.load(config.tokenizer or config.model, chat_template=template)
         self._config = config
-        self._make = make_engines or build_engines
+        self._make = make_engines
         self._engines: list[Any] = []
         self._controls: dict[Any, None] = {}
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from s1jax.engine.sampling import SamplingConfig
-from s1jax.methods.method import Mark, Method, Outcome, refuse_copies
-from s1jax.methods.task import complete_all
+from s1jax.methods.method import Mark, Method, Outcome, complete_all, refuse_copies
 
 
 @dataclasses.dataclass(frozen=True)

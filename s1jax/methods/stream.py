@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
-from s1jax.methods.asks import Ask
+from s1jax.methods.task import Ask
 from s1jax.records import Completion
 from s1jax.text.tokens import Tokenizer
 

@@ -11,11 +11,30 @@ from s1jax.config import BadInput
 from s1jax.engine.requests import Listener, Request
 from s1jax.engine.sampling import SamplingConfig
 from s1jax.engine.snapshots import Snapshot
-from s1jax.methods.asks import Ask
 from s1jax.records import Completion
 
 Message = Mapping[str, str]
 Keep = Callable[[Completion], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """One row to complete.
+
+    Attributes:
+      setting: name of the setting that it belongs to.
+      id, sample, seed: name the row; its draws depend on them.
+      prompt_ids: the control's header included.
+      control, sampling: of the row.
+    """
+
+    setting: str
+    id: str
+    sample: int
+    seed: int
+    prompt_ids: tuple[int, ...]
+    control: Any
+    sampling: SamplingConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,11 +242,3 @@ class LiveRow:
 
     async def _call(self, function: Callable[[], Any]) -> Any:
         return await asyncio.wrap_future(self._engine.post(function))
-
-
-async def complete_all(task: Task) -> None:
-    """Every sample completes the prompt itself, all at once. The first error is raised when all have ended."""
-    asked = (task.complete(sample) for sample in range(task.job.n_samples))
-    for result in await asyncio.gather(*asked, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result

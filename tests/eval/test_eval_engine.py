@@ -68,7 +68,6 @@ def test_generate_mixes_controls_row_by_row(model, tmp_path):
             "question": "1?",
             "kind": "free",
             "max_new_tokens": 9,
-            "thinking_n_ignore": 0,
             "answer_token_budget": None,
         },
         {"id": "c", "question": "1?", "thinking": False, "thinking_n_ignore": 0, "n": 2, "seed": 4},

@@ -15,14 +15,16 @@ from s1jax.control.free import FreeConfig
 from s1jax.engine.sampling import SamplingConfig
 from s1jax.methods import METHODS, vote
 from s1jax.methods import run as generate
-from s1jax.methods.asks import Ask, plan
+from s1jax.methods.engines import build_engines
 from s1jax.methods.method import Mark
 from s1jax.methods.parts import Share, assign_engine
 from s1jax.methods.router import answer_text
 from s1jax.methods.run import GenerateRun
 from s1jax.methods.session import Session
+from s1jax.methods.sharing import plan
 from s1jax.methods.single import SingleConfig
 from s1jax.methods.stream import Stream
+from s1jax.methods.task import Ask
 from s1jax.methods.vote import VoteConfig
 from s1jax.parallel.mesh import MeshConfig
 from s1jax.text.tokens import Tokenizer
@@ -84,7 +86,7 @@ def test_settings_that_contradict_themselves_are_refused(method, sampling, messa
 
 def test_prompt_ids_end_with_the_header_or_go_on_from_a_prefix(folder, tokenizer):
     config = GenerateRun(model=folder, prompt="x", system="S")
-    own = Session(config)
+    own = Session(config, build_engines)
     text = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n<|im_start|>think"
     assert tokenizer.decode(own.prompt_ids(own.question("q"), BudgetConfig())) == text
     assert tokenizer.decode(own.prompt_ids(own.question("q"), FreeConfig())) == text.removesuffix("<|im_start|>think")
@@ -96,10 +98,10 @@ def test_prompt_ids_end_with_the_header_or_go_on_from_a_prefix(folder, tokenizer
 def test_chat_template_of_a_file(folder, tmp_path):
     file = tmp_path / "template.jinja"
     file.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
-    own = Session(GenerateRun(model=folder, prompt="x", chat_template=str(file)))
+    own = Session(GenerateRun(model=folder, prompt="x", chat_template=str(file)), build_engines)
     assert own.tokenizer.decode(own.prompt_ids(own.question("q"), FreeConfig())) == "[q]"
     with pytest.raises(BadInput, match="nowhere.jinja does not exist"):
-        Session(GenerateRun(model=folder, prompt="x", chat_template="nowhere.jinja"))
+        Session(GenerateRun(model=folder, prompt="x", chat_template="nowhere.jinja"), build_engines)
 
 
 @pytest.mark.parametrize(

@@ -6,32 +6,11 @@ the others forked off on its way: a sweep over budgets costs little more than it
 
 import dataclasses
 from collections.abc import Hashable, Iterable
-from typing import Any
 
 from s1jax import control as controls
 from s1jax.config import BadInput
 from s1jax.engine.protocol import Sweep
-from s1jax.engine.sampling import SamplingConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class Ask:
-    """One row to complete.
-
-    Attributes:
-      setting: name of the setting that it belongs to.
-      id, sample, seed: name the row; its draws depend on them.
-      prompt_ids: the control's header included.
-      control, sampling: of the row.
-    """
-
-    setting: str
-    id: str
-    sample: int
-    seed: int
-    prompt_ids: tuple[int, ...]
-    control: Any
-    sampling: SamplingConfig
+from s1jax.methods.task import Ask
 
 
 @dataclasses.dataclass(frozen=True)
