@@ -116,7 +116,7 @@ class Engine(Worker):
             SlotTable, shape=self._shape, size=size, buckets=buckets, mesh=mesh, notify=notify
         )
         self._tickets = itertools.count()
-        self._unheard: list[tuple[int, Completion]] = []
+        self._unheard: list[tuple[int, Completion | None]] = []  # None: it has paused
         self._default = Listener(self._done, self._paused, None)
         self._lay_out(prepared, controls)
 
@@ -310,8 +310,14 @@ class Engine(Worker):
         try:
             unheard, self._unheard = self._unheard, []
             for ticket, completion in unheard:
-                done(ticket, completion)
+                if completion is not None:
+                    done(ticket, completion)
+                elif on_pause is not None:
+                    on_pause(ticket)
             self.work()
+        except BaseException:
+            self._unheard = [*found.items(), *self._unheard]  # the next call returns them
+            raise
         finally:
             self._default_done = self._default_paused = None
         return [found[ticket] for ticket in sorted(found)]
@@ -323,7 +329,9 @@ class Engine(Worker):
             self._default_done(ticket, completion)
 
     def _paused(self, ticket: int) -> None:
-        if self._default_paused is not None:
+        if self._default_done is None:
+            self._unheard.append((ticket, None))
+        elif self._default_paused is not None:
             self._default_paused(ticket)
 
     def advance(self) -> bool:

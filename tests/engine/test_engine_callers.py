@@ -1,0 +1,436 @@
+"""What callers do to an engine, from any thread and at any moment: nothing wedges it."""
+
+import dataclasses
+import threading
+import time
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+from engine_cases import (
+    CONFIG,
+    FREE,
+    MAX_LENGTH,
+    S1,
+    engine,
+    facts,
+    kinds,
+    make_model,
+    model,
+    plain,
+    request,
+    tokenizer,
+)
+
+from s1jax.config import BadInput
+from s1jax.engine.engine import Engine
+from s1jax.engine.requests import Listener, Request
+
+WARM = {"temperature": 1.0}
+
+
+def budget(**fields):
+    return dataclasses.replace(S1, **fields)
+
+
+@pytest.fixture(scope="module")
+def few() -> Engine:
+    """Two slots."""
+    return engine(classes=((2, MAX_LENGTH),))
+
+
+def paused(engine_: Engine, row: Request) -> int:
+    tickets = []
+    engine_.submit(row)
+    engine_.run(on_pause=tickets.append)
+    [ticket] = tickets
+    return ticket
+
+
+def ended(engine_: Engine, ticket: int):
+    """Resume and end a row; its completion."""
+    engine_.resume(ticket)
+    [done] = engine_.run()
+    return done
+
+
+# ---------------------------------------------------------------------------------------------------------- extend
+
+
+def test_extended_tokens_count_as_thinking_and_never_exceed_the_budget(few):
+    row = request("e", budget(thinking_token_budget=20, pause_at=(9,)), n=60, **WARM)
+    ticket = paused(few, row)
+    before = few.ids(ticket)
+    for tokens, message in [
+        ([5] * 12, "12 tokens behind 9 of thinking are above the thinking budget of 20; give at most 11"),
+        ([], "no tokens to append"),
+        ([tokenizer().size], f"has the token {tokenizer().size}"),
+        ([-1], "has the token -1"),
+    ]:
+        with pytest.raises(BadInput, match=message):
+            few.extend(ticket, tokens)
+    assert few.ids(ticket) == before  # nothing was touched
+    few.extend(ticket, [5] * 8)
+    done = ended(few, ticket)
+    assert done.thinking_tokens <= 20 and list(done.token_ids[9:17]) == [5] * 8 and all(done.forced[9:17])
+    assert facts_of_plain_after(row, done, 17)
+
+
+def facts_of_plain_after(row: Request, done, n: int) -> bool:
+    """What follows the appended tokens is what the rules say of thinking that has so many tokens already."""
+    thought = done.token_ids[: done.thinking_tokens]
+    closing = done.token_ids[done.thinking_tokens : done.answer_offset]
+    limits = row.control
+    reasons = {"budget": len(thought) == 20, "natural": True}
+    texts = {limits.forced_end, limits.newline + limits.forced_end, limits.answer_start}
+    return len(thought) >= n and reasons[done.thinking_finish_reason] and closing in texts
+
+
+def test_a_row_extended_to_its_budget_closes_at_once(few):
+    row = request("f", budget(thinking_token_budget=12, pause_at=(9,)), n=60, **WARM)
+    ticket = paused(few, row)
+    few.extend(ticket, tokenizer().encode("ab\n"))
+    done = ended(few, ticket)
+    assert (done.thinking_tokens, done.thinking_finish_reason) == (12, "budget")
+    assert done.token_ids[12 : 12 + len(row.control.forced_end)] == row.control.forced_end  # no second newline
+    assert done.steps == 9 + len(row.control.forced_end) + len(done.token_ids) - done.answer_offset
+
+
+def test_an_appended_delimiter_is_no_end_and_appended_loops_are_none(few):
+    looking = budget(thinking_token_budget=40, pause_at=(5,), repetition_detection=S1.repetition_detection)
+    row = request("g", looking, n=80, **WARM)
+    ticket = paused(few, row)
+    few.extend(ticket, [*tokenizer().encode_markup("<|im_start|>"), *tokenizer().encode("ababab")])
+    assert few.ids(ticket)[-7:-6] == list(tokenizer().encode_markup("<|im_start|>"))
+    done = ended(few, ticket)
+    assert done.thinking_tokens >= 12 and done.thinking_finish_reason in ("budget", "natural")
+
+
+def test_tokens_appended_to_an_answer_are_not_drawn_ones(few):
+    """`answer_token_budget` bounds what is drawn; what is put there takes room only."""
+    row = request("h", budget(thinking_token_budget=4, answer_token_budget=4), n=90, temperature=30.0, id="h6")
+    heard: list = []
+
+    def progress(ticket: int, ids: list, forced: list, thinking: int) -> None:
+        if len(ids) > thinking + 6 and not heard:
+            heard.append(ticket)
+            few.pause(ticket)
+
+    slow = engine(classes=((1, MAX_LENGTH),), window=1, ahead=False)
+    done: list = []
+
+    def pause(ticket: int, ids: list, forced: list, thinking: int) -> None:
+        if not heard and ids and not forced[-1] and len(ids) > 4 + 3:
+            heard.append(ticket)
+            slow.pause(ticket)
+
+    slow.submit(row, Listener(lambda _, c: done.append(c), None, pause))
+    slow.run()
+    [ticket] = heard
+    n = len(slow.ids(ticket))
+    with pytest.raises(BadInput, match="leave no room to go on"):
+        slow.extend(ticket, [1] * (len(row.prompt_ids) + row.control.room - n))
+    slow.extend(ticket, tokenizer().encode("well"))
+    slow.resume(ticket)
+    slow.run()
+    [completion] = done
+    answer = completion.forced[completion.answer_offset :]
+    assert sum(answer) == 4 and completion.answer_tokens <= 4
+    assert completion.answer_tokens == len(answer) - 4 - (completion.finish_reason == "stop")
+
+
+# ------------------------------------------------------------------------------------------------- fork and restore
+
+
+@pytest.mark.parametrize(
+    ("fields", "n", "message"),
+    [
+        ({"thinking_token_budget": 5}, 60, "9 tokens of thinking, above the thinking budget of 5; give at least 9"),
+        ({"algorithm": "harness", "pause_at": ()}, 60, "another control.algorithm"),
+        ({"thinking_end": ("zz",)}, 60, "delimiter b'zz'"),
+    ],
+)
+def test_a_fork_beyond_its_limits_is_refused_before_any_is_made(few, fields, n, message):
+    row = request("i", budget(pause_at=(9,)), n=60, **WARM)
+    ticket = paused(few, row)
+    snapshot = few.snapshot(ticket)
+    wrong = request("i", budget(**{"pause_at": (9,), **fields}), n=n, **WARM)
+    fine = dataclasses.replace(row, sample=1)
+    for call in (lambda: few.fork(ticket, [fine, wrong]), lambda: few.restore(snapshot, wrong)):
+        with pytest.raises(BadInput, match=message):
+            call()
+    assert facts(ended(few, ticket)) == facts(plain(row))  # and no fork is there that would have come along
+
+
+def test_a_fork_into_less_room_than_the_row_has_is_refused(few):
+    row = request("j", budget(pause_at=(30,), thinking_n_ignore=20), n=80, **WARM)
+    ticket = paused(few, row)
+    with pytest.raises(BadInput, match="30 tokens of thinking, above the thinking budget of"):
+        few.fork(ticket, [request("j", budget(thinking_n_ignore=20), n=20, **WARM)])
+    assert facts(ended(few, ticket)) == facts(plain(row))
+
+
+# ------------------------------------------------------------------------------------------------------- cancelling
+
+
+def test_rows_are_cancelled_whatever_they_do(few):
+    """Queued, running, paused, paused before they began, waiting outside, ended, never there."""
+    done: dict[int, list] = {}
+    cancel_now: list[int] = []
+
+    def listener() -> Listener:
+        return Listener(
+            lambda ticket, completion: done.setdefault(ticket, []).append(completion),
+            None,
+            lambda ticket, ids, *_: few.cancel(ticket) if ticket in cancel_now and len(ids) > 8 else None,
+        )
+
+    held = few.submit(request("k", n=60, id="held"), listener())
+    few.pause(held)
+    running, queued, other = (few.submit(request("k", n=60, id=name, **WARM), listener()) for name in "rqo")
+    cancel_now.append(running)
+    few.cancel(queued)
+    few.run()
+    assert set(done) == {running, queued, other}
+    assert [done[t][0].finish_reason for t in (running, queued)] == ["cancelled", "cancelled"]
+    cut, whole = done[running][0], done[other][0]
+    assert 8 < len(cut.token_ids) <= 8 + 3 * 8 and done[queued][0].token_ids == ()
+    assert whole.finish_reason in ("stop", "length")
+    few.submit(request("k", n=60, id="r", **WARM))
+    [again] = few.run()
+    assert again.token_ids[: len(cut.token_ids)] == cut.token_ids  # a beginning of what it would have been
+    few.cancel(held)
+    few.cancel(held)
+    few.cancel(10**6)
+    few.run()
+    assert [completion.finish_reason for completion in done[held]] == ["cancelled"]
+    ticket = paused(few, request("l", budget(pause_at=(9,), thinking_n_ignore=9), n=60, **WARM))
+    few.cancel(ticket)
+    assert [c.thinking_tokens for c in few.run()] == [9]
+
+
+def test_paused_rows_give_their_slots_to_those_that_wait(few):
+    """More paused rows than slots, and more rows behind them: all run, and the paused ones come back as they were."""
+    rows = [request("m", budget(pause_at=(7,)), n=60, sample=i, **WARM) for i in range(5)]
+    waiting: list[int] = []
+    for row in rows:
+        few.submit(row)
+    later = [few.submit(request("n", n=30, sample=i, **WARM)) for i in range(4)]
+    ends = few.run(on_pause=waiting.append)
+    assert len(waiting) == 5 and len(ends) == len(later)
+    for ticket in waiting:
+        few.resume(ticket)
+    assert [facts(done) for done in few.run()] == [facts(plain(row)) for row in rows]
+
+
+# ------------------------------------------------------------------------------------------------------------ errors
+
+
+class Faulty:
+    """The automaton of these tests, whose account fails for rows with a budget of 11."""
+
+    def __init__(self, automaton) -> None:
+        self._automaton = automaton
+
+    def __getattr__(self, name):
+        return getattr(self._automaton, name)
+
+    def account(self, state_row, token_ids, forced):
+        if int(state_row.limits.budget_B) == 11:
+            raise RuntimeError("an account of eleven")
+        return self._automaton.account(state_row, token_ids, forced)
+
+
+def test_an_error_of_one_row_ends_that_row_alone(few, caplog):
+    made = engine(classes=((2, MAX_LENGTH),))
+    for holder in (made, made._loop, made._loop.scheduler):
+        holder._automaton = Faulty(made._automaton)
+    bad = request("o", budget(thinking_token_budget=11), n=60, id="bad", **WARM)
+    good = [request("o", budget(thinking_token_budget=12), n=60, id=f"{i}", **WARM) for i in range(4)]
+    for row in [good[0], bad, *good[1:]]:
+        made.submit(row)
+    ends = {done.id: done for done in made.run()}
+    assert ends["bad"].finish_reason == "error" and "an account of eleven" in ends["bad"].error
+    assert [facts(ends[row.id]) for row in good] == [facts(plain(row)) for row in good]
+    made.submit(good[0])
+    assert made.run() == [ends["0"]]
+
+
+def test_a_listener_that_raises_is_heard_of_and_loses_no_row():
+    made = engine(classes=((2, MAX_LENGTH),))
+
+    def raising(*_):
+        raise KeyError("my own fault")
+
+    for i in range(3):
+        made.submit(request("p", n=30, sample=i), Listener(raising))
+    others = [made.submit(request("p", n=30, sample=i)) for i in range(3, 6)]
+    ends, raised = [], 0
+    while len(ends) < len(others):
+        try:
+            ends += made.run()
+        except KeyError:
+            raised += 1
+    assert raised >= 1 and sorted(done.sample for done in ends) == [3, 4, 5]
+
+
+# ------------------------------------------------------------------------------------------------------------- stops
+
+
+def test_nothing_is_shown_beyond_a_stop_text_nor_of_its_beginning(few):
+    row = request("two words", budget(thinking_token_budget=12), n=80, **WARM)
+    few.submit(row)
+    [whole] = few.run()
+    text = [tokenizer().token_bytes()[token] for token in whole.token_ids]
+    answer = b"".join(text[whole.answer_offset :])
+    stop = next(
+        answer[i : i + 3].decode()
+        for i in range(6, len(answer) - 8)
+        if answer[i : i + 3].isascii() and answer.count(answer[i : i + 3]) == 1
+    )
+    for window in (1, 5, 8):
+        made, shown, ends = engine(classes=((2, MAX_LENGTH),), window=window), [], []
+        listener = Listener(
+            lambda _, done, ends=ends: ends.append(done), None, lambda _, ids, *__, shown=shown: shown.append(list(ids))
+        )
+        made.submit(dataclasses.replace(row, sampling=dataclasses.replace(row.sampling, stop=(stop,))), listener)
+        made.run()
+        assert ends[0].finish_reason == "stop" and stop not in ends[0].text
+        cut = len(b"".join(text[: whole.answer_offset])) + answer.index(stop.encode())
+        for ids in shown:
+            said = b"".join(tokenizer().token_bytes()[token] for token in ids)
+            assert b"".join(text).startswith(said) and len(said) <= cut
+
+
+def test_stop_texts_cost_what_is_new(few, monkeypatch):
+    """The account is asked for when a text is found, not in every window; every byte is searched a bounded time."""
+    counts: Counter = Counter()
+    automaton = kinds()["budget"]
+    real = type(automaton).account
+
+    def counted(self, state_row, token_ids, forced):
+        counts[len(token_ids)] += 1
+        return real(self, state_row, token_ids, forced)
+
+    monkeypatch.setattr(type(automaton), "account", counted)
+    made = engine(classes=((1, MAX_LENGTH),), window=1)
+    made.submit(request("q", budget(thinking_token_budget=30), n=80, stop=("never there",), **WARM))
+    made.run()
+    assert sum(counts.values()) == 1
+
+
+# ----------------------------------------------------------------------------------------------- scores and weights
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([], "0 tokens cannot be scored; give 1 to max_length=96"),
+        ([1] * 97, "97 tokens cannot be scored"),
+        ([1, 400], "the text to score has the token 400"),
+    ],
+)
+def test_scores_that_cannot_be_are_refused(few, tokens, message):
+    with pytest.raises(BadInput, match=message):
+        few.score(tokens)
+
+
+def test_new_weights_are_taken_without_compiling_again_and_not_while_rows_live():
+    made = engine(classes=((2, MAX_LENGTH),))
+    row = request("r", n=40, logprobs=True)
+    made.submit(row)
+    [before] = made.run()
+    programs = made.programs
+    halved = jax.tree.map(lambda x: x * 0.5, model())
+    ticket = paused(made, request("s", budget(pause_at=(3,)), n=40))
+    with pytest.raises(BadInput, match="new weights cannot come while 1 rows live"):
+        made.load(halved)
+    made.cancel(ticket)
+    made.run()
+    made.load(halved)
+    made.submit(row)
+    [after] = made.run()
+    assert after.logprobs != before.logprobs and made.programs <= programs | {
+        p for p in made.programs if p[0] != "window"
+    }
+    made.load(model())
+    made.submit(row)
+    assert made.run() == [before]
+    with pytest.raises(BadInput, match="another kind of model|a weight has shape"):
+        made.load(make_model(dataclasses.replace(CONFIG, F=32)))
+
+
+def test_an_explicit_number_of_slots_that_does_not_fit_is_refused():
+    with pytest.raises(BadInput, match="the slots asked for do not fit: .*; lower engine.slots"):
+        engine(classes=None, slots=100_000_000)
+
+
+# ------------------------------------------------------------------------------------------------------------ threads
+
+
+def test_rows_of_many_threads_are_what_they_are_alone(few):
+    """Four threads submit, cancel and score while the engine runs in a thread of its own."""
+    ends: dict[str, object] = {}
+    is_done = threading.Event()
+    lock = threading.Lock()
+    n_rows = 24
+
+    def done(_: int, completion) -> None:
+        with lock:
+            ends[completion.id] = completion
+            if len(ends) == n_rows:
+                is_done.set()
+
+    few.start()
+    few.start()  # without effect
+    with pytest.raises(RuntimeError, match="runs already"):
+        few.run()
+
+    def caller(number: int) -> None:
+        for i in range(n_rows // 4):
+            config = (FREE, budget(thinking_n_ignore=1), budget(thinking_token_budget=7))[i % 3]
+            ticket = few.submit(request("t", config, n=40, id=f"{number}-{i}", **WARM), Listener(done))
+            if i == 2:
+                few.cancel(ticket)
+            if i == 3:
+                assert few.score([1, 2, 3]).shape == (3,)
+
+    threads = [threading.Thread(target=caller, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert is_done.wait(120)
+    few.stop()
+    few.stop()
+    for i in range(n_rows // 4):
+        for number in range(4):
+            found = ends[f"{number}-{i}"]
+            config = (FREE, budget(thinking_n_ignore=1), budget(thinking_token_budget=7))[i % 3]
+            if i != 2:
+                assert facts(found) == facts(plain(request("t", config, n=40, id=f"{number}-{i}", **WARM)))
+            else:
+                assert found.finish_reason in ("cancelled", "stop", "length")
+
+
+def test_a_window_that_fails_tells_all_who_wait():
+    made = engine(classes=((2, MAX_LENGTH),))
+    heard = []
+    is_done = threading.Event()
+
+    def break_down():
+        raise MemoryError("the device is gone")
+
+    made._slots.window = break_down
+    for i in range(3):
+        made.submit(request("u", n=30, sample=i), Listener(lambda _, done: (heard.append(done), is_done.set())))
+    made.start()
+    assert is_done.wait(60)
+    while len(heard) < 3:
+        time.sleep(0.01)
+    assert {done.finish_reason for done in heard} == {"error"} and "the device is gone" in heard[0].error
+    with pytest.raises(RuntimeError, match="the engine has stopped: the device is gone"):
+        made.submit(request("u", n=30))
+    made.stop()
+    assert isinstance(made.failure, MemoryError) and np.isfinite(made.max_length)
