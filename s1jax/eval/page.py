@@ -1,4 +1,4 @@
-"""`index.html`: the picture, what it says, tables, and traces with the ids that were put there marked. One file."""
+"""`index.html`: the picture, what it says, tables, and traces with the tokens that were put there marked. One file."""
 
 import base64
 import html
@@ -56,6 +56,7 @@ def _figures(scaling: Mapping[str, Any]) -> str:
     for name, scale, form in (
         ("control", 100, "{:.1f} %"),
         ("scaling", 1, "{:+.2f}"),
+        ("scaling_unmerged", 1, "{:+.2f}"),
         ("scaling_per_1000", 1, "{:+.2f}"),
         ("performance", 100, "{:.1f} %"),
     ):
@@ -74,8 +75,8 @@ def _settings(reports: Sequence[Mapping[str, Any]]) -> str:
         "accuracy",
         "95 % interval",
         "by upstream's rules",
-        "thinking ids",
-        "all ids",
+        "thinking tokens",
+        "all tokens",
         "within limits",
     )
     rows = []
@@ -95,19 +96,22 @@ def _settings(reports: Sequence[Mapping[str, Any]]) -> str:
                 f"{report['truncated']}",
             )
         )
-    return _table((*names, "no answer", "cut"), rows) + _plan(reports[0])
+    return _table((*names, "no answer", "cut"), rows) + _plan(reports)
 
 
-def _plan(report: Mapping[str, Any]) -> str:
-    parts = [f"{p['points']} points: {p['samples_per_question']:,}" for p in report["samples_to_show"]]
-    assumed = (
-        " (noise assumed: one sample a question cannot show it)"
-        if report["samples_to_show"][0]["noise_is_assumed"]
-        else ""
-    )
+def _plan(reports: Sequence[Mapping[str, Any]]) -> str:
+    """What the noisiest setting needs."""
+    report = max(reports, key=lambda report: report["samples_to_show"][0]["samples"])
+    plans = report["samples_to_show"]
+    needed = "; ".join(f"{plan['points']} points: {plan['samples_per_question']:,}" for plan in plans)
+    how = "bounded by what these samples show"
+    if plans[0]["noise_is_assumed"]:
+        how = "assumed as large as the accuracy allows, since these samples do not show it"
     return (
-        f"<p>Samples of each question that tell apart two settings on these {report['questions']} questions "
-        f"(80 % power) at a difference of {'; '.join(parts)}{assumed}.</p>"
+        f"<p>Samples of each question, drawn at a temperature above 0 in both settings, that are enough to tell apart "
+        f"two settings on these {report['questions']} questions (80 % power) at a difference of {needed}. The noise "
+        f"between samples of a question is {how}. This says nothing of other questions: for those the intervals hold."
+        "</p>"
     )
 
 
@@ -121,7 +125,7 @@ def _votes(scaling: Mapping[str, Any]) -> str:
         )
         for vote in scaling["votes"]
     ]
-    return "<h2>Majority votes</h2>" + _table(("vote", "accuracy", "95 % interval", "all ids"), rows) if rows else ""
+    return "<h2>Majority votes</h2>" + _table(("vote", "accuracy", "95 % interval", "all tokens"), rows) if rows else ""
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -131,7 +135,7 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def trace(sample: Sample, label: str, tokenizer: Tokenizer | None) -> str:
-    """One sample, folded up: the question, thinking in grey, forced ids marked, the verdict.
+    """One sample, folded up: the question, thinking in grey, forced tokens marked, the verdict.
 
     Without the tokenizer the text stands unmarked.
     """

@@ -47,7 +47,7 @@ def _thinking(axes: Axes, scaling: Mapping[str, Any]) -> None:
     _series(axes, ignores, "thinking_tokens", IGNORE, "ends of thinking ignored", marker="D", line="none")
     for point in ignores:
         _note(axes, point["thinking_tokens"], point["accuracy"], f"{point['n_ignore']}x", IGNORE)
-    _dress(axes, [point["thinking_tokens"] for point in points], "ids of thinking a question (log scale)")
+    _dress(axes, [point["thinking_tokens"] for point in points], "tokens of thinking a question (log scale)")
     axes.set_ylabel("accuracy (%)", color=INK)
     if ignores:
         axes.legend(frameon=False, fontsize=8.5, loc="best", labelcolor=INK)
@@ -62,7 +62,7 @@ def _equal_tokens(axes: Axes, scaling: Mapping[str, Any]) -> None:
         _series(axes, mine, "total_tokens", VOTE, "majority vote" if number == 0 else "_", marker="s", line="--")
         for point in mine:
             _note(axes, point["total_tokens"], point["accuracy"], f"of {point['votes']}", VOTE)
-    _dress(axes, [p["total_tokens"] for p in (*single, *votes)], "all ids spent a question (log scale)")
+    _dress(axes, [p["total_tokens"] for p in (*single, *votes)], "all tokens spent a question (log scale)")
     axes.legend(frameon=False, fontsize=8.5, loc="best", labelcolor=INK)
 
 
@@ -91,7 +91,7 @@ def _note(axes: Axes, x: float, accuracy: float, text: str, color: str) -> None:
 
 
 def _dress(axes: Axes, xs: Sequence[float], label: str) -> None:
-    """Powers of two on the axis, few lines, room around the points. Points below one id stand left of 1."""
+    """Powers of two on the axis, few lines, room around the points. Points below one token stand left of 1."""
     least, most = min(xs), max(max(xs), 1)
     if least < 1:
         axes.set_xscale("symlog", base=2, linthresh=1, linscale=0.5)

@@ -24,13 +24,11 @@ class ReportRun:
     Attributes:
       reports: out folders of `eval`; a sweep's folder stands for all its settings.
       traces: samples shown in the page.
-      seed: of the resampled questions.
       out: where the report is written.
     """
 
     reports: tuple[str, ...]
     out: str = ""
-    seed: int = 0
     traces: int = free(6)
 
 
@@ -42,7 +40,7 @@ def run(config: ReportRun) -> pathlib.Path:
     """
     found = read_reports(config.reports)
     out = open_run(config, device="none")
-    write_report(out, found, seed=config.seed, traces=config.traces)
+    write_report(out, found, traces=config.traces)
     return out
 
 
@@ -70,7 +68,7 @@ def read_reports(folders: Sequence[str]) -> list[tuple[pathlib.Path, dict[str, A
 
 
 def write_report(
-    out: pathlib.Path, found: Sequence[tuple[pathlib.Path, Mapping[str, Any]]], *, seed: int = 0, traces: int = 6
+    out: pathlib.Path, found: Sequence[tuple[pathlib.Path, Mapping[str, Any]]], *, traces: int = 6
 ) -> dict[str, Any]:
     """Write `scaling.json`, `scaling.png` and `index.html`, print the table; returns the content of `scaling.json`.
 
@@ -87,7 +85,7 @@ def write_report(
         raise BadInput("the reports hold votes only; a curve needs single runs beside them")
     first = reports[0]
     described = {"benchmark": first["benchmark"], "model": first["model"], "grader": first["grader"]}
-    data = scaling.to_json(points, seed=seed, **described)
+    data = scaling.to_json(points, **described)
     data["findings"] = findings(points, data)
     write_json(out / "scaling.json", data)
     plot.draw(data, out / "scaling.png")

@@ -6,7 +6,8 @@ given beside it under its own name. Knows points, not files, and no JAX.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from s1jax.eval import stats
 from s1jax.eval.stats import Interval
 
 MERGED_BELOW = 0.01
+FEWEST_QUESTIONS = 10  # fewer carry no slope and no claim
 FORMAT = "s1jax.scaling/1"
 
 
@@ -45,22 +47,35 @@ class Point:
 
 def log2_slope(tokens: Sequence[float], accuracy: Sequence[float]) -> float:
     """Mean slope over all pairs of points, in percentage points per doubling; tokens above 0, accuracy 0 to 1."""
-    return float(_slopes(np.log2([tokens]), np.array([accuracy]))[0])
+    return float(100 * _slope_weights(np.log2(tokens)) @ np.array(accuracy))
 
 
 def linear_slope(tokens: Sequence[float], accuracy: Sequence[float]) -> float:
     """Mean slope over all pairs, in percentage points per 1,000 tokens."""
-    return float(_slopes(np.array([tokens]) / 1000, np.array([accuracy]))[0])
+    return float(100 * _slope_weights(np.array(tokens) / 1000) @ np.array(accuracy))
 
 
-def _slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Mean over pairs of columns with different x: two [replicate, point] -> [replicate]; NaN where no pair differs."""
-    first, second = np.array(list(itertools.combinations(range(x.shape[1]), 2))).T
-    run, rise = x[:, second] - x[:, first], y[:, second] - y[:, first]
-    usable = np.isfinite(run) & (run != 0)
-    slope = np.where(usable, rise, 0) / np.where(usable, run, 1)
-    n = usable.sum(axis=1)
-    return np.where(n > 0, 100 * slope.sum(axis=1) / np.maximum(n, 1), np.nan)
+def _pairs(x: np.ndarray) -> list[tuple[int, int]]:
+    return [(i, j) for i, j in itertools.combinations(range(len(x)), 2) if x[i] != x[j]]
+
+
+def _slope_weights(x: np.ndarray) -> np.ndarray:
+    """What each point's y counts in the mean slope over all pairs with different x."""
+    weights, pairs = np.zeros(len(x)), _pairs(x)
+    for i, j in pairs:
+        weights[j] += 1 / (x[j] - x[i]) / len(pairs)
+        weights[i] -= 1 / (x[j] - x[i]) / len(pairs)
+    return weights
+
+
+def _slope_by_x(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Derivative of the mean slope by each point's x."""
+    derivative, pairs = np.zeros(len(x)), _pairs(x)
+    for i, j in pairs:
+        part = (y[j] - y[i]) / (x[j] - x[i]) ** 2 / len(pairs)
+        derivative[i] += part
+        derivative[j] -= part
+    return derivative
 
 
 def merged(tokens: Sequence[float]) -> list[list[int]]:
@@ -79,34 +94,54 @@ def merged(tokens: Sequence[float]) -> list[list[int]]:
     return groups
 
 
-def scaling(points: Sequence[Point], *, linear: bool = False, resamples: int = 10_000, seed: int = 0) -> Interval:
-    """Mean pairwise slope of accuracy over thinking tokens, with a bootstrap interval over questions.
+def scaling(points: Sequence[Point], *, linear: bool = False, merge: bool = True) -> Interval:
+    """Mean pairwise slope of accuracy over thinking tokens, with a t interval over the questions' own slopes.
 
-    All points are resampled with the same questions. Which points are merged is settled once, on all questions.
+    Args:
+      linear: per 1,000 tokens, not per doubling.
+      merge: points within 1 % in tokens are one point. The paper does not merge: two of its points 0.7 % apart then
+        make most of a slope.
+
+    Which points are merged is settled once, on all questions; so is who is below one token. That the points' tokens are
+    means over questions themselves enters to first order.
     """
-    groups = merged([float(np.mean(point.thinking_tokens)) for point in points])
-    if len(groups) < 2:
-        return Interval(None, None, None, f"{len(groups)} of {len(points)} points are left to draw a slope through")
+    n_questions = len(points[0].accuracy)
+    if n_questions < FEWEST_QUESTIONS:
+        few = f"{n_questions} question{'s' * (n_questions != 1)}, a slope needs at least {FEWEST_QUESTIONS}"
+        return Interval(None, None, None, few)
+    means = [float(np.mean(point.thinking_tokens)) for point in points]
+    groups = merged(means) if merge else [[i] for i, tokens in enumerate(means) if tokens >= 1]
+    different = len({float(np.mean([means[i] for i in group])) for group in groups})
+    if different < 2:
+        return Interval(None, None, None, f"{different} of {len(points)} points are left to draw a slope through")
+    tokens_QG = np.array([np.mean([points[i].thinking_tokens for i in group], axis=0) for group in groups]).T
+    accuracy_QG = np.array([np.mean([points[i].accuracy for i in group], axis=0) for group in groups]).T
+    tokens = tokens_QG.mean(axis=0)
+    x, by_token = (tokens / 1000, 1 / 1000) if linear else (np.log2(tokens), 1 / (tokens * math.log(2)))
+    weights, derivative = _slope_weights(x), _slope_by_x(x, accuracy_QG.mean(axis=0))
+    slopes_Q = 100 * (accuracy_QG @ weights + ((tokens_QG - tokens) * by_token) @ derivative)
+    low, high, p = stats.effect_limits(slopes_Q, 100 * float(weights[weights > 0].sum()))
+    return Interval(float(slopes_Q.mean()), float(low), float(high), p=float(p))
 
-    def slope(tokens: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
-        x = np.stack([tokens[:, group].mean(axis=1) for group in groups], axis=1)
-        y = np.stack([accuracy[:, group].mean(axis=1) for group in groups], axis=1)
-        return _slopes(x / 1000 if linear else np.log2(np.maximum(x, 1e-9)), y)
 
-    return _over_questions(points, slope, resamples, seed)
+def performance(points: Sequence[Point], *, level: float = 0.95) -> Interval:
+    """Accuracy of the best point, 0 to 1, with an interval of the best true accuracy.
+
+    The truth is at least each point's own lower limit (Bonferroni's over all points, since the best is chosen) and at
+    most the largest upper limit. The value itself is the luckiest of several and so a little too high on average.
+    """
+    accuracy_PQ = np.array([point.accuracy for point in points], dtype=float)
+    low, _ = stats.mean_limits(accuracy_PQ, 1 - (1 - level) / len(points))
+    _, high = stats.mean_limits(accuracy_PQ, level)
+    return Interval(float(accuracy_PQ.mean(axis=1).max()), float(low.max()), float(high.max()))
 
 
-def performance(points: Sequence[Point], *, resamples: int = 10_000, seed: int = 0) -> Interval:
-    """Accuracy of the best point, 0 to 1. Its interval is that of the maximum, so it shares the maximum's optimism."""
-    return _over_questions(points, lambda _, accuracy: accuracy.max(axis=1), resamples, seed)
-
-
-def control(points: Sequence[Point], *, resamples: int = 10_000, seed: int = 0) -> Interval:
+def control(points: Sequence[Point]) -> Interval:
     """Share of rows whose thinking keeps to the limits of their setting; settings without limits are left out."""
-    limited = [dataclasses.replace(point, accuracy=point.within) for point in points if point.within is not None]
+    limited = [point.within for point in points if point.within is not None]
     if not limited:
         return Interval(None, None, None, "no setting limits thinking")
-    return _over_questions(limited, lambda _, within: within.mean(axis=1), resamples, seed)
+    return stats.clustered(np.array(limited).T)
 
 
 def control_of_runs(points: Sequence[Point]) -> Interval:
@@ -117,19 +152,7 @@ def control_of_runs(points: Sequence[Point]) -> Interval:
     return Interval(float(np.mean(kept)), None, None)
 
 
-def _over_questions(
-    points: Sequence[Point], statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], resamples: int, seed: int
-) -> Interval:
-    tokens = np.array([point.thinking_tokens for point in points], dtype=float).T  # [question, point]
-    accuracy = np.array([point.accuracy for point in points], dtype=float).T
-    value = statistic(tokens.mean(axis=0)[None], accuracy.mean(axis=0)[None])[0]
-    n = len(tokens)
-    blocks = stats.resamples(n, resamples, seed)
-    replicates = np.concatenate([statistic(drawn @ tokens / n, drawn @ accuracy / n) for drawn in blocks])
-    return stats.percentile_interval(float(value), replicates)
-
-
-def to_json(points: Sequence[Point], *, resamples: int = 10_000, seed: int = 0, **described: Any) -> dict[str, Any]:
+def to_json(points: Sequence[Point], **described: Any) -> dict[str, Any]:
     """The content of `scaling.json`.
 
     Args:
@@ -147,7 +170,6 @@ def to_json(points: Sequence[Point], *, resamples: int = 10_000, seed: int = 0, 
         )
     groups = merged([float(np.mean(point.thinking_tokens)) for point in single])
     place = {i: number for number, group in enumerate(groups) for i in group}
-    options: Any = {"resamples": resamples, "seed": seed}
     return {
         "format": FORMAT,
         **described,
@@ -155,15 +177,17 @@ def to_json(points: Sequence[Point], *, resamples: int = 10_000, seed: int = 0, 
         "units": {
             "accuracy": "share, 0 to 1",
             "scaling": "percentage points per doubling of thinking tokens",
+            "scaling_unmerged": "the same over all points, those within 1 % in tokens not merged (as in the paper)",
             "scaling_per_1000": "percentage points per 1,000 thinking tokens",
             "control": "share of rows within their limits",
             "control_of_runs": "share of runs whose mean is within the budget",
         },
-        "control": control(single, **options).to_dict(),
+        "control": control(single).to_dict(),
         "control_of_runs": control_of_runs(single).to_dict(),
-        "scaling": scaling(single, **options).to_dict(),
-        "scaling_per_1000": scaling(single, linear=True, **options).to_dict(),
-        "performance": performance(single, **options).to_dict(),
+        "scaling": scaling(single).to_dict(),
+        "scaling_unmerged": scaling(single, merge=False).to_dict(),
+        "scaling_per_1000": scaling(single, linear=True).to_dict(),
+        "performance": performance(single).to_dict(),
         "points": [{**_shown(point), "slope_group": place.get(i)} for i, point in enumerate(single)],
         "votes": [{**_shown(point), "votes": point.votes} for point in points if point.votes > 1],
     }

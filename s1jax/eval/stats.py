@@ -1,29 +1,36 @@
-"""Statistics of repeated, graded samples: pass@k, majority@k, and intervals clustered by question.
+"""Statistics of repeated, graded samples: pass@k, majority@k, intervals and tests clustered by question.
 
-Everything takes one sequence per question (its samples), because the question is what is drawn at random; no JAX.
+Everything takes one sequence per question (its samples), because the question is what is drawn at random; no JAX, and
+nothing random: the same samples give the same figures. `docs/intervals.md` records how often the intervals cover.
 """
 
 import collections
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from statistics import NormalDist
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 PerQuestion = Sequence[Sequence[float]] | np.ndarray
 _MOST_SAMPLES = 1000
+# Differences between accuracies are compared in steps of 1/960: exact for up to 6, and 8, 10, 12, 16, 32, 64 samples.
+_STEPS = 960
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """An estimate and its confidence limits; `None`s with a `reason` where there is nothing to estimate."""
+    """An estimate and its confidence limits; `None`s with a `reason` where there is nothing to estimate.
+
+    `p` is the p-value (two-sided) of a value that would be 0 without an effect, else None.
+    """
 
     value: float | None
     low: float | None
     high: float | None
     reason: str | None = None
+    p: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """`{"value", "low", "high"}`, with `reason` only where the value is null."""
@@ -94,50 +101,66 @@ def question_means(samples: PerQuestion) -> np.ndarray:
     """Mean of each question's samples, [question]. Raises ValueError for a question without any."""
     if len(samples) == 0 or min(map(len, samples)) == 0:
         raise ValueError(f"{len(samples)} questions, some without a sample: every question needs at least one")
+    if len(set(map(len, samples))) == 1:
+        return np.asarray(samples, dtype=float).mean(axis=1)
     return np.array([np.mean(np.asarray(row, dtype=float)) for row in samples])
 
 
 def clustered(samples: PerQuestion, level: float = 0.95) -> Interval:
-    """Mean over questions with its normal interval; the standard error is that of the questions' means.
+    """Mean over questions, each between 0 and 1, with the interval of `mean_limits`."""
+    means = question_means(samples)
+    low, high = mean_limits(means, level)
+    return Interval(float(means.mean()), float(low), float(high))
 
-    Sampling one question more often narrows the interval only as far as the question's own noise went into it. Where
-    all questions agree (all 0 or all 1) the variance says nothing and Wilson's interval is given instead.
+
+def mean_limits(means_Q: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Limits of the mean of questions' means (0 to 1), over the last axis.
+
+    Clopper and Pearson's limits for as many questions with one sample each as would give the same standard error (Korn
+    and Graubard, Survey Methodology 24, 1998). For means of 0 and 1 that is the exact binomial interval.
+
+    The variance of few questions is often too small by chance, above all near 0 and 1: there a question that would
+    enlarge it is rare. It is therefore averaged with that of one question that is wholly right or wrong. The weight of
+    the measured one is `carriers`, the number of questions, all right or all wrong, that would give the relative error
+    that was measured: large where the questions agree on a middling rate, about 1 where one question holds all.
     """
-    means = question_means(samples)
-    n, mean, z = len(means), float(means.mean()), NormalDist().inv_cdf(0.5 + level / 2)
-    if n == 1 or means.std() == 0:
-        centre, spread = (mean + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n)
-        spread *= math.sqrt(max(mean * (1 - mean), 0) / n + z * z / (4 * n * n))
-        return Interval(mean, max(0.0, min(mean, centre - spread)), min(1.0, max(mean, centre + spread)))
-    error = z * float(means.std(ddof=1)) / math.sqrt(n)
-    return Interval(mean, max(0.0, mean - error), min(1.0, mean + error))
+    n, mean, alpha = means_Q.shape[-1], np.clip(means_Q.mean(axis=-1), 0, 1), (1 - level) / 2
+    variance, most = (means_Q.var(axis=-1, ddof=1) if n > 1 else np.zeros_like(mean)), mean * (1 - mean)
+    is_known = (variance > 0) & (most > 0) & (np.ptp(means_Q, axis=-1) > 0)
+    ratio = np.where(is_known, variance / np.where(is_known, most, 1), 1)
+    carriers = np.where(is_known, n * most / ratio, 0)
+    ratio = (carriers * np.minimum(ratio, 1) + 1) / (carriers + 1)
+    if n > 1:
+        ratio = ratio * (special.stdtrit(n - 1, alpha) / special.ndtri(alpha)) ** 2
+    count = n / np.minimum(ratio, 1)  # a question's variance is at most that of one that is wholly right or wrong
+    right, wrong = count * mean, count * (1 - mean)
+    low = np.where(right > 0, special.betaincinv(np.where(right > 0, right, 1), wrong + 1, alpha), 0)
+    high = np.where(wrong > 0, special.betaincinv(right + 1, np.where(wrong > 0, wrong, 1), 1 - alpha), 1)
+    return low, high
 
 
-def resamples(n: int, count: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each of `n` questions is drawn in each of `count` resamples, in blocks [<= 1000, n], by the seed."""
-    generator = np.random.Generator(np.random.PCG64(seed))
-    for start in range(0, count, 1000):
-        yield generator.multinomial(n, np.full(n, 1 / n), size=min(1000, count - start))
+def effect_limits(
+    values_Q: np.ndarray, largest: float | np.ndarray, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(low, high, p) of the mean of questions' differences or slopes, over the last axis, by t.
+
+    Only questions on which the settings differ say how much they differ: the degrees of freedom are those of their
+    number, each counted by its size (Kish), at least 2. One question more that differs by `largest` (the most there can
+    be) enters the variance, the less the more questions differ; without it, no difference in 30 questions would be
+    certainty.
+    """
+    n, mean = values_Q.shape[-1], values_Q.mean(axis=-1)
+    squares = (values_Q**2).sum(axis=-1)
+    differing = np.abs(values_Q).sum(axis=-1) ** 2 / np.where(squares > 0, squares, 1)
+    variance = (values_Q.var(axis=-1, ddof=1) if n > 1 else 0) + largest**2 / (n * (1 + differing))
+    error, freedom = np.sqrt(variance / n), np.maximum(differing - 1, 2)
+    reach = -special.stdtrit(freedom, (1 - level) / 2) * error
+    p = 2 * special.stdtr(freedom, -np.abs(mean) / np.where(error > 0, error, 1))
+    return np.maximum(mean - reach, -largest), np.minimum(mean + reach, largest), p
 
 
-def percentile_interval(value: float, replicates: np.ndarray, level: float = 0.95) -> Interval:
-    """Percentile bootstrap interval around `value`; replicates that are not finite are left out."""
-    finite = replicates[np.isfinite(replicates)]
-    if not len(finite):
-        return Interval(None, None, None, "no resample of the questions gives a finite value")
-    low, high = np.quantile(finite, [0.5 - level / 2, 0.5 + level / 2])
-    return Interval(value, float(low), float(high))
-
-
-def bootstrapped(samples: PerQuestion, *, level: float = 0.95, count: int = 10_000, seed: int = 0) -> Interval:
-    """Mean over questions with a percentile interval from resampled questions."""
-    means = question_means(samples)
-    replicates = np.concatenate([drawn @ means / len(means) for drawn in resamples(len(means), count, seed)])
-    return percentile_interval(float(means.mean()), replicates, level)
-
-
-def paired_difference(first: PerQuestion, second: PerQuestion, *, level: float = 0.95, seed: int = 0) -> Interval:
-    """Mean of second - first over the same questions in the same order, with a bootstrap interval over questions.
+def paired_difference(first: PerQuestion, second: PerQuestion, *, level: float = 0.95) -> Interval:
+    """Mean of second - first over the same questions in the same order, with its interval and an exact p-value.
 
     Raises:
       ValueError: different numbers of questions.
@@ -145,17 +168,48 @@ def paired_difference(first: PerQuestion, second: PerQuestion, *, level: float =
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} questions cannot be paired: give both for the same questions")
     difference = question_means(second) - question_means(first)
-    return bootstrapped([[value] for value in difference], level=level, seed=seed)
+    low, high, _ = effect_limits(difference, 1.0, level)
+    return Interval(float(difference.mean()), float(low), float(high), p=sign_flip_p(difference))
+
+
+def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
+    """Exact two-sided p-value of paired differences (-1 to 1): their sum against all ways to flip their signs.
+
+    Without an effect each difference is as likely with either sign (Fisher 1935). For one sample a question it is
+    McNemar's exact test.
+    """
+    steps = np.rint(np.asarray(differences, dtype=float) * _STEPS).astype(int)
+    steps = steps[steps != 0]
+    if not len(steps):
+        return 1.0
+    steps = steps // np.gcd.reduce(steps)
+    chance = np.ones(1)  # of each sum of the differences that are positive
+    for size in np.sort(np.abs(steps)):
+        after = np.zeros(len(chance) + size)
+        after[: len(chance)] += chance / 2
+        after[size:] += chance / 2
+        chance = after
+    seen = int(steps[steps > 0].sum())
+    return min(1.0, 2 * float(min(chance[: seen + 1].sum(), chance[seen:].sum())))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted so that of all claims made at once the chance of a single false one keeps to the level."""
+    adjusted, least = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = least
+    return adjusted
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplePlan:
-    """How much sampling tells two settings apart whose accuracies differ by `difference`.
+    """How much sampling is surely enough to tell two settings apart whose accuracies differ by `difference`.
 
     Attributes:
       total: samples of each setting over all questions.
       per_question: of each question, on the questions at hand.
-      assumed: whether the noise within a question had to be assumed (one sample each) and not measured.
+      assumed: whether the noise within a question had to be assumed and was not measured.
     """
 
     difference: float
@@ -168,8 +222,10 @@ def samples_needed(samples: PerQuestion, difference: float, *, level: float = 0.
     """Samples that show a `difference` in accuracy (0 to 1) between two settings on the same questions.
 
     With a share p_q right of question q, the difference of two means over N samples each has the variance
-    2 mean(p_q (1 - p_q)) / N if both settings sample the same questions. One sample a question cannot show p_q: then
-    p (1 - p) of the overall accuracy stands for it, which is the most it can be.
+    2 mean(p_q (1 - p_q)) / N if both settings sample the same questions. The upper limit of its interval is taken for
+    that mean, so that few questions do not promise too much; it is at most p (1 - p), at that overall accuracy p within
+    its interval which is nearest to one half. That bound stands alone where the samples of every question agree (one
+    each, or greedy ones, which are copies of each other), as they show nothing of the noise.
 
     Raises:
       ValueError: difference not in (0, 1].
@@ -178,8 +234,13 @@ def samples_needed(samples: PerQuestion, difference: float, *, level: float = 0.
         raise ValueError(f"a difference of {difference} cannot be planned for: give a share above 0, at most 1")
     means = question_means(samples)
     repeated = [(p, len(row)) for p, row in zip(means, samples, strict=True) if len(row) > 1]
-    mean = float(means.mean())
-    noise = float(np.mean([p * (1 - p) * m / (m - 1) for p, m in repeated])) if repeated else mean * (1 - mean)
-    quantiles = NormalDist().inv_cdf(0.5 + level / 2) + NormalDist().inv_cdf(power)
-    total = max(1, math.ceil(2 * noise * (quantiles / difference) ** 2))
-    return SamplePlan(difference, total, math.ceil(total / len(means)), assumed=not repeated)
+    noise = np.array([p * (1 - p) * m / (m - 1) for p, m in repeated])
+    low, high = mean_limits(means, level)
+    nearest = float(np.clip(0.5, low, high))
+    most, is_assumed = nearest * (1 - nearest), not noise.any()
+    if not is_assumed:
+        largest = max(m / (m - 1) for _, m in repeated) / 4
+        most = min(most, largest * float(mean_limits(noise / largest, level)[1]))
+    quantiles = special.ndtri(0.5 + level / 2) + special.ndtri(power)
+    total = max(1, math.ceil(2 * most * (quantiles / difference) ** 2))
+    return SamplePlan(difference, total, math.ceil(total / len(means)), is_assumed)

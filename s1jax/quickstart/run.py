@@ -109,7 +109,7 @@ def run(config: QuickstartRun) -> pathlib.Path:
     with stages.stage("evaluate"):
         evaluate(eval_config(config, out))
     with stages.stage("report"):
-        folder = report(ReportRun(reports=(str(out / "eval"),), out=str(out / "report"), seed=config.seed))
+        folder = report(ReportRun(reports=(str(out / "eval"),), out=str(out / "report")))
     write_json(out / "seconds.json", {"format": "s1jax.seconds/1", "seconds": stages.seconds})
     stages.show()
     _show(folder)

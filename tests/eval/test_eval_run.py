@@ -18,7 +18,7 @@ from s1jax.config import BadInput
 from s1jax.control.budget.config import BudgetConfig
 from s1jax.control.free import FreeConfig
 from s1jax.engine.sampling import SamplingConfig
-from s1jax.eval import report, summary
+from s1jax.eval import report, scaling, summary
 from s1jax.eval import run as evaluation
 from s1jax.eval.findings import findings
 from s1jax.eval.report import ReportRun
@@ -259,7 +259,7 @@ def test_sweep_reports_and_their_curve(sweep, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "budget 16" in shown and "More thinking raised accuracy" in shown
     data = json.loads((tmp_path / "page/scaling.json").read_text())
-    assert data["control"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert data["control"]["value"] == 1.0 and 0.8 < data["control"]["low"] < data["control"]["high"] == 1.0
     assert data["scaling"]["low"] > 0 and data["performance"]["value"] == 1.0
     tokens = [point["thinking_tokens"] for point in data["points"]]
     assert tokens == sorted(tokens) and tokens[0] == 0 and data["points"][0]["slope_group"] is None
@@ -331,18 +331,29 @@ def points_of(*accuracies, n_ignore=(0, 0)):
     ]
 
 
+def said_of(points):
+    return " ".join(findings(points, scaling.to_json(points)))
+
+
 def test_findings_say_when_thinking_bought_nothing():
     flat = points_of([1.0, 0.0] * 20, [0.0, 1.0] * 20)
-    data = {"scaling": {"value": 0.0, "low": -9.0, "high": 9.0}, "control": {"value": 0.9}}
-    said = " ".join(findings(flat, data))
-    assert "did not change accuracy beyond chance" in said and "10.0 % of the rows" in said
-    worse = points_of([1.0] * 40, [0.0] * 20 + [1.0] * 20, n_ignore=(0, 2))
-    said = " ".join(
-        findings(worse, {"scaling": {"value": -50.0, "low": -60.0, "high": -40.0}, "control": {"value": 1}})
-    )
-    assert "More thinking lowered accuracy" in said and "Ignoring 2 ends of thinking hurt: -50.0 points" in said
-    said = " ".join(findings(flat[:1], {"scaling": {"value": None, "reason": "1 point"}, "control": {"value": None}}))
-    assert said == "No slope can be drawn: 1 point."
-    vote = dataclasses.replace(flat[0], votes=4, total_tokens=(900.0,) * 40)
-    said = " ".join(findings([*flat, vote], data))
-    assert "No vote spends as few ids as the single runs" in said
+    limited = dataclasses.replace(flat[0], within=(0.9,) * 40)
+    said = said_of([limited, flat[1]])
+    assert "No effect of more thinking on accuracy can be told from chance: +0.0 points per doubling" in said
+    assert "10 % of the rows did not keep" in said
+    said = said_of(points_of([1.0] * 40, [0.0] * 20 + [1.0] * 20, n_ignore=(0, 2)))
+    assert "More thinking lowered accuracy: -50.0 points" in said
+    assert "Ignoring up to 2 ends of thinking hurt: -50.0 points" in said and "for 2 comparisons at once" in said
+    assert said_of(flat[:1]) == "No slope can be drawn: 1 of 1 points are left to draw a slope through."
+
+
+def test_findings_compare_votes_at_equal_tokens():
+    single = points_of([1.0] * 10 + [0.0] * 30, [1.0] * 10 + [0.0] * 30)
+    vote = dataclasses.replace(single[0], votes=4, total_tokens=(150.0,) * 40, accuracy=(1.0,) * 30 + (0.0,) * 10)
+    said = said_of([*single, vote])
+    assert "A majority vote of 4 instead of one answer raised accuracy: +50.0 points (95 % interval" in said
+    assert "both at 150 total tokens a question" in said
+    outside = dataclasses.replace(vote, total_tokens=(900.0,) * 40)
+    said = said_of([*single, outside])
+    assert "No vote spends as many tokens as the single runs (100 to 200 a question)" in said
+    assert "75.0 % with 4 voters and 900 tokens, the best single run 25.0 %" in said
