@@ -39,12 +39,12 @@ class Comparison:
 
     def sentence(self, n: int, adjusted: float) -> str:
         """The finding, one of `n` of its report, with the p-value `adjusted` for all of them."""
-        value, low, high = _limits(self.effect)
+        value, low, high, p = _numbers(self.effect)
         head = f"No effect of {self.subject} on accuracy can be told from chance"
         if adjusted <= LEVEL and (low > 0 or high < 0):
             head = self.more if value > 0 else self.less
-        p = _p(self.effect.p or 0.0) + (f", {_p(adjusted)} for {n} comparisons at once" if n > 1 else "")
-        shown = f"{value:+.1f} {self.unit} (95 % interval {low:+.1f} to {high:+.1f}; {p})"
+        at_once = f", {_p(adjusted)} for {n} comparisons at once" if n > 1 else ""
+        shown = f"{value:+.1f} {self.unit} (95 % interval {low:+.1f} to {high:+.1f}; {_p(p)}{at_once})"
         return f"{head}: {shown}{self.detail}."
 
 
@@ -61,7 +61,7 @@ def findings(points: Sequence[Point], figures: Mapping[str, Any]) -> list[str]:
         said.append(f"No slope and no claim: {questions} too few, it takes at least {FEWEST_QUESTIONS}.")
     else:
         found = comparisons(points)
-        adjusted = stats.holm([one.effect.p or 0.0 for one in found])
+        adjusted = stats.holm([_numbers(one.effect)[-1] for one in found])
         if figures["scaling"]["value"] is None:
             said.append(f"No slope can be drawn: {figures['scaling']['reason']}.")
         said += [one.sentence(len(found), p) for one, p in zip(found, adjusted, strict=True)]
@@ -159,13 +159,14 @@ def _column(values: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def _in_points(share: Interval) -> Interval:
-    value, low, high = (100 * limit for limit in _limits(share))
-    return Interval(value, low, high, p=share.p)
+    value, low, high, p = _numbers(share)
+    return Interval(100 * value, 100 * low, 100 * high, p=p)
 
 
-def _limits(interval: Interval) -> tuple[float, float, float]:
-    assert interval.value is not None and interval.low is not None and interval.high is not None
-    return interval.value, interval.low, interval.high
+def _numbers(effect: Interval) -> tuple[float, float, float, float]:
+    """(value, low, high, p) of an effect, which has them all."""
+    assert effect.value is not None and effect.low is not None and effect.high is not None and effect.p is not None
+    return effect.value, effect.low, effect.high, effect.p
 
 
 def _p(p: float) -> str:

@@ -103,7 +103,9 @@ def _plan(reports: Sequence[Mapping[str, Any]]) -> str:
     """What the noisiest setting needs."""
     report = max(reports, key=lambda report: report["samples_to_show"][0]["samples"])
     plans = report["samples_to_show"]
-    needed = "; ".join(f"{plan['points']} points: {plan['samples_per_question']:,}" for plan in plans)
+    needed = "; ".join(
+        f"{plan['points']} point{'s' * (plan['points'] > 1)}: {plan['samples_per_question']:,}" for plan in plans
+    )
     how = "bounded by what these samples show"
     if plans[0]["noise_is_assumed"]:
         how = "assumed as large as the accuracy allows, since these samples do not show it"

@@ -106,6 +106,13 @@ def test_effects_of_many_differing_questions_are_the_t_interval():
     assert np.all((p <= 0.05) == ((low > 0) | (high < 0)))
 
 
+@pytest.mark.parametrize("questions", [10, 30])
+def test_intervals_of_differences_cover(simulate, questions):
+    generator = np.random.default_rng(9)
+    found = [simulate.measure_difference(*pair, 1500, generator) for pair in simulate.differences(questions)]
+    assert min(found) >= 0.925 and np.mean(found) >= 0.95
+
+
 def test_no_difference_in_any_question_is_no_certainty():
     low, high, p = stats.effect_limits(np.zeros(30), 1.0)
     exact = peer.binomtest(0, 30).proportion_ci(0.95, "exact").high  # that many may differ unseen
@@ -221,6 +228,6 @@ def test_page_says_whether_noise_was_seen():
         return {"questions": len(samples), "samples_to_show": plans}
 
     greedy, drawn = report([[1, 1], [0, 0]] * 10), report([[1, 0], [0, 0]] * 10)
-    assert "1 points: 1;" not in page._plan([greedy]) and "do not show it" in page._plan([greedy])
+    assert "a difference of 1 point: 1,963; 5" in page._plan([greedy]) and "do not show it" in page._plan([greedy])
     assert "bounded by what these samples show" in page._plan([drawn])
     assert page._plan([greedy, drawn]) == page._plan([greedy])
