@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from s1jax.control.config import ControlConfig
+from s1jax.control.budget.config import BudgetConfig
 from s1jax.engine.sampling import SamplingConfig
 from s1jax.eval import scaling, stats, summary
 from s1jax.eval.findings import findings
 from s1jax.eval.summary import Score, Setting
-from s1jax.methods.method import MethodConfig
+from s1jax.methods.single import SingleConfig
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "intervals.md"
 SAMPLES = (1, 8, 64)
@@ -152,12 +152,12 @@ def sentences(sweep: Sweep, generator: np.random.Generator) -> list[str]:
     """What the report of a sweep without effect says. Wrong samples think longer."""
     reports, marks = [], marks_of(sweep, generator)
     for i in range(sweep.settings):
-        control = ControlConfig(thinking_token_budget=100_000 + i)
+        control = BudgetConfig(thinking_token_budget=100_000 + i)
         size = {"budgets": 200 * 2**i, "close": 1000 + 30 * i, "ignores": 1000 + 300 * i}[sweep.sweep]
         if sweep.sweep == "ignores":
-            control = ControlConfig(thinking_n_ignore=i)
+            control = BudgetConfig(thinking_n_ignore=i)
         tokens = (size * generator.lognormal(0, 0.4, marks[i].shape) * np.where(marks[i], 1, 1.3)).astype(int)
-        setting = Setting("", control, SamplingConfig(n=sweep.cell.samples, temperature=1.0), MethodConfig())
+        setting = Setting("", control, SamplingConfig(n=sweep.cell.samples, temperature=1.0), SingleConfig())
         scores = [
             Score(str(q), s, bool(right), "right" if right else "wrong", bool(right), n, n + 50, 0, "stop", "natural")
             for q, row in enumerate(marks[i])

@@ -49,12 +49,12 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What a report needs of one sample; its ids stay on disk.
+    """What a report needs of one sample; its tokens stay on disk.
 
     Attributes:
       vote: the spelling under which its answer votes; None without an answer.
       is_right_upstream: by upstream's rules (`s1jax.grading.compat`).
-      total_tokens: ids of thinking and answer.
+      total_tokens: of thinking and answer.
     """
 
     id: str
@@ -158,7 +158,7 @@ def _question(id: str, scores: Sequence[Score], setting: Setting) -> dict[str, A
 
 
 def _without_stop(sample: Sample) -> Sequence[int]:
-    """The ids without a final EOS, which upstream's engine does not put into the text."""
+    """The tokens without a final EOS, which upstream's engine does not put into the text."""
     n_uncounted = len(sample.token_ids) - sample.answer_offset - sample.answer_tokens
     return sample.token_ids[:-1] if sample.finish_reason == "stop" and n_uncounted == 1 else sample.token_ids
 
