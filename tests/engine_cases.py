@@ -11,6 +11,7 @@ import numpy as np
 from oracle_budget import OracleResult, OracleRow, simulate
 
 from s1jax.control import CONTROLS as REGISTRY
+from s1jax.control import automata
 from s1jax.control.budget.automaton import BudgetForcing, build
 from s1jax.control.budget.config import BudgetConfig
 from s1jax.control.budget.settings import RepetitionDetection
@@ -85,6 +86,11 @@ def engine(**fields) -> Engine:
     own = {key: fields.pop(key) for key in ("dtype", "mesh", "notify") if key in fields}
     config = EngineConfig(**{"classes": CLASSES, "max_length": MAX_LENGTH, "window": 8, **fields})
     return Engine(model(), tokenizer(), config, kinds(), **own)
+
+
+def engine_of(model_: Decoder, asked: Sequence[Any], **fields) -> Engine:
+    """An engine of one length class for these controls."""
+    return Engine(model_, tokenizer(), EngineConfig(**fields), automata(tokenizer(), CONFIG.V, asked))
 
 
 def request(
