@@ -74,6 +74,12 @@ VERBS: dict[str, Verb] = {
         "many reports -> Control, Scaling, Performance: scaling.json, scaling.png, index.html",
         "s1jax report reports=[runs/a,runs/b] out=runs/report",
     ),
+    "grade": Verb(
+        "s1jax.eval.grade",
+        "GradeRun",
+        "completions of any engine and reference answers -> samples.jsonl and report.json, without a model",
+        "s1jax grade completions=FILE out=DIR kind=math",
+    ),
     "plan": Verb(
         "s1jax.plan.run",
         "PlanRun",

@@ -108,13 +108,19 @@ IN_MEMORY = ("extra", "error")
 
 @dataclasses.dataclass(frozen=True)
 class Sample(Completion):
-    """A graded completion. `extracted` is None when the answer segment holds no answer (`no_answer`)."""
+    """A graded completion.
+
+    `extracted` is None when the answer segment holds no answer (`no_answer`); `rule` says how it was found
+    (`s1jax.grading.extract`); `undecided`: whether it equals the gold could not be settled, and it counts as wrong.
+    """
 
     question: str = ""
     extracted: str | None = None
     gold: str | None = None
     correct: bool = False
     no_answer: bool = False
+    rule: str | None = None
+    undecided: bool = False
     format: str = "s1jax.sample/1"
 
 

@@ -33,6 +33,7 @@ STRANGERS = [("s1jax.control", "s1jax.train"), ("s1jax.train", "s1jax.control"),
 STRANGERS += [("s1jax.models", "s1jax.checkpoint")]
 WITHOUT_JAX = ["s1jax.config", "s1jax.records", "s1jax.tables", "s1jax.runs.folder", "s1jax.text.render"]
 WITHOUT_JAX += ["s1jax.grading.pool", "s1jax.benchmarks", "s1jax.eval.stats", "s1jax.eval.scaling", "curation.run"]
+WITHOUT_JAX += ["s1jax.eval.grade"]
 NNX = {"Module", "Param", "Rngs", "initializers", "List", "eval_shape"}
 
 

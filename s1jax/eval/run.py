@@ -13,7 +13,7 @@ from typing import Any
 from s1jax.benchmarks import BENCHMARKS, benchmark
 from s1jax.benchmarks.benchmark import Benchmark
 from s1jax.config import BadInput
-from s1jax.eval import summary, terminal
+from s1jax.eval import reading, summary, terminal
 from s1jax.eval.summary import REPORT, SAMPLES, Setting
 from s1jax.grading.grade import KINDS
 from s1jax.grading.pool import Grader
@@ -100,6 +100,7 @@ def run(config: EvalRun, session: Session | None = None) -> pathlib.Path:
         if evaluate(bench, questions, settings, jobs, session, out):
             reports = report_all(bench, settings, jobs, session, out, seed=config.seed, described=described)
             terminal.show(reports)
+            print(reading.line(reports))
     return out
 
 
@@ -200,12 +201,15 @@ def report_all(
 ) -> list[dict[str, Any]]:
     """Write and return the report of every setting, from its whole file of samples."""
     reports = []
-    for setting in settings:
-        samples = stored(out / setting.name / SAMPLES, Sample, prompts_of(j for j in jobs if j.setting == setting.name))
-        scores = [summary.score(sample, bench.kind, session.tokenizer.decode) for sample in samples]
-        report = summary.summarise(scores, setting, bench.kind, **described, seed=seed, seeds=[seed])
-        write_json(out / setting.name / REPORT, report)
-        reports.append(report)
+    with Grader() as grader:
+        for setting in settings:
+            prompts = prompts_of(j for j in jobs if j.setting == setting.name)
+            samples = stored(out / setting.name / SAMPLES, Sample, prompts)
+            scores = [summary.score(sample, bench.kind, session.tokenizer.decode) for sample in samples]
+            scores = summary.with_votes(scores, bench.kind, grader)
+            report = summary.summarise(scores, setting, bench.kind, **described, seed=seed, seeds=[seed])
+            write_json(out / setting.name / REPORT, report)
+            reports.append(report)
     return reports
 
 
@@ -240,4 +244,6 @@ def graded(
         gold=gold,
         correct=verdict.correct,
         no_answer=verdict.no_answer,
+        rule=verdict.rule,
+        undecided=verdict.undecided,
     )

@@ -8,8 +8,9 @@ from typing import Any
 from s1jax import control as controls
 from s1jax.config import BadInput, to_dict
 from s1jax.engine.sampling import SamplingConfig
-from s1jax.eval import scaling, stats
-from s1jax.grading import compat, grade
+from s1jax.eval import reading, scaling, stats
+from s1jax.grading import compat
+from s1jax.grading.pool import Grader
 from s1jax.methods import METHODS
 from s1jax.methods.method import Mark
 from s1jax.records import Sample
@@ -52,7 +53,7 @@ class Score:
     """What a report needs of one sample; its tokens stay on disk.
 
     Attributes:
-      vote: the spelling under which its answer votes; None without an answer.
+      vote: the answer that it votes for, spelled as the first equal one of its question; None without an answer.
       is_right_upstream: by upstream's rules (`s1jax.grading.compat`).
       total_tokens: of thinking and answer.
     """
@@ -67,6 +68,8 @@ class Score:
     n_ignored: int
     finish_reason: str
     thinking_finish_reason: str | None
+    rule: str | None = None
+    undecided: bool = False
 
 
 def score(sample: Sample, kind: str, decode: Callable[[Sequence[int]], str]) -> Score:
@@ -75,14 +78,29 @@ def score(sample: Sample, kind: str, decode: Callable[[Sequence[int]], str]) -> 
         id=sample.id,
         sample=sample.sample,
         correct=sample.correct,
-        vote=None if sample.extracted is None else grade.vote_key(sample.extracted, kind),
+        vote=sample.extracted,
         is_right_upstream=compat.grade(decode(_without_stop(sample)), sample.gold or "", kind).correct,
         thinking_tokens=sample.thinking_tokens,
         total_tokens=len(sample.token_ids),
         n_ignored=sample.extra.get("n_ignored", 0),
         finish_reason=sample.finish_reason,
         thinking_finish_reason=sample.thinking_finish_reason,
+        rule=sample.rule,
+        undecided=sample.undecided,
     )
+
+
+def with_votes(scores: Sequence[Score], kind: str, grader: Grader) -> list[Score]:
+    """The scores with equal answers of a question under one spelling, decided in the order of its samples."""
+    by_question: dict[str, list[Score]] = collections.defaultdict(list)
+    for one in sorted(scores, key=lambda one: one.sample):
+        by_question[one.id].append(one)
+    votes = {}
+    for of_one in by_question.values():
+        answers = [one.vote for one in of_one]
+        for one, first in zip(of_one, grader.group(answers, kind), strict=True):
+            votes[one.id, one.sample] = None if first is None else answers[first]
+    return [dataclasses.replace(one, vote=votes[one.id, one.sample]) for one in scores]
 
 
 def is_within(thinking_tokens: int, control: Any) -> bool | None:
@@ -130,6 +148,7 @@ def summarise(scores: Sequence[Score], setting: Setting, kind: str, **described:
         "within_budget": _mean(within) if within else None,
         "rows": len(scores),
         "no_answer": sum(one.vote is None for one in scores),
+        **reading.counts([(one.rule, one.undecided) for one in scores]),
         "truncated": sum(one.finish_reason == "length" for one in scores),
         "finish_reasons": dict(collections.Counter(one.finish_reason for one in scores)),
         "thinking_finish_reasons": dict(collections.Counter(str(one.thinking_finish_reason) for one in scores)),

@@ -60,7 +60,7 @@ def open_run(config: Any, *, device: str) -> pathlib.Path:
         raise BadInput(f"out={out} is a file; give the path of a folder")
     if receipt.is_file():
         _check_identity(receipt, config, out)
-    elif out.is_dir() and not all(path.name.startswith(".run.json.") for path in out.iterdir()):
+    elif out.is_dir() and not all(path.name.startswith((".run.json.", ".lock")) for path in out.iterdir()):
         raise BadInput(f"out={out} holds files but no run.json, so no run to go on with; give a new or an empty folder")
     record = {
         "format": "s1jax.run/1",

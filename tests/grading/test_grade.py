@@ -11,7 +11,7 @@ import hypothesis.strategies as st
 import pytest
 
 from s1jax.grading import equality as grade_equal
-from s1jax.grading import grade
+from s1jax.grading import extract, grade
 from s1jax.grading import pool as grade_pool
 
 CASES = ("hendrycks_is_equiv", "nemo_math_equal", "olympiadbench_scoring", "skythought_math_equal", "math_verify")
@@ -25,6 +25,11 @@ def grader():
 
 def rows(path: pathlib.Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def read(text: object, kind: str = "math") -> str | None:
+    found = extract.find(str(text), kind)
+    return None if found is None else found.answer
 
 
 # Thirty-odd cases on which graders are known to part ways: gold, answer segment, kind, verdict.
@@ -67,7 +72,7 @@ TABLE = [
     (r"70\sqrt2", r"\boxed{98.99}", "math", False),
     (r"1 - \frac{1}{\mathrm{e}}", r"\boxed{1 + \frac{1}{\mathrm{e}}}", "math", False),
     ("(3,1)", r"\boxed{\{1,3\}}", "math", False),
-    ("0", r"\boxed{a^2+b=0}", "math", True),
+    ("0", r"\boxed{a^2+b=0}", "math", False),
     (r"a^2+b=0", r"\boxed{0}", "math", False),
     ("5", r"\boxed{5 \text{ cm}}", "math", True),
     (r"5\text{ cm}", r"\boxed{5 \text{ m}}", "math", False),
@@ -119,7 +124,7 @@ def test_table_of_disagreements(grader):
     ],
 )
 def test_letter_is_anchored(text, letter):
-    assert grade.extract_letter(text) == letter
+    assert read(text, "letter") == letter
     assert grade.grade(text, "B", "letter").no_answer == (letter is None)
 
 
@@ -134,7 +139,7 @@ def test_letter_is_anchored(text, letter):
 )
 def test_agreement_with_other_graders(shared, grader, name, at_least):
     def short(text: object) -> str:
-        return grade.extract_math(str(text)) or str(text).strip()
+        return read(str(text)) or str(text).strip()
 
     cases = rows(shared / "graders" / f"{name}.jsonl")
     verdicts = grader.equivalent([(short(case["gold"]), short(case["prediction"])) for case in cases])
@@ -165,10 +170,7 @@ def test_expressions_against_lighteval_cases(shared, grader):
         for case in rows(shared / "graders/lighteval_extractive_match.jsonl")
         if "NativeLetters" not in str(case["options"]) and case["test"] != "test_multilingual_extraction_math"
     ]
-    items = [
-        (grade.extract_math(case["gold"]) or case["gold"], grade.extract_math(case["prediction"]) or case["prediction"])
-        for case in cases
-    ]
+    items = [(read(case["gold"]) or case["gold"], read(case["prediction"]) or case["prediction"]) for case in cases]
     verdicts = grader.equivalent(items)
     agree = sum(verdict == case["expected"] for verdict, case in zip(verdicts, cases, strict=True))
     assert agree >= len(cases) - 14
@@ -198,15 +200,15 @@ def test_real_answers_to_gsm8k(shared):
 def test_real_letters_of_jeebench(shared):
     """Where a letter is found, it is the one that the project extracted; 8 of 72 answers name it in other words."""
     cases = [row for row in rows(shared / "votes/jeebench_gpt4_cot.jsonl") if row["type"] == "MCQ"]
-    found = [(grade.extract_letter(row["response"]), row["extract"]) for row in cases]
+    found = [(read(row["response"], "letter"), row["extract"]) for row in cases]
     assert all(letter == theirs for letter, theirs in found if letter is not None)
     assert sum(letter is None and theirs != "None" for letter, theirs in found) <= 8
 
 
-def test_a_hanging_comparison_is_not_equal_and_its_worker_is_replaced(grader):
+def test_a_hanging_comparison_is_undecided_and_its_worker_is_replaced(grader):
     bomb = "10^{10^{10^{10}}}"
     pairs = [(bomb, "10^{10}"), (r"\sqrt{4}", "2"), (bomb, "10^{11}"), ("x+1", "1+x"), ("x+1", "x+2")]
-    assert grader.equal(pairs) == [False, True, False, True, False]
+    assert grader.equal(pairs) == [None, True, None, True, False]
     assert grader.equal([(r"\frac{2}{4}", r"\frac12")]) == [True]
 
 
@@ -215,7 +217,7 @@ def test_the_pool_works_in_a_thread(grader):
     thread = threading.Thread(target=lambda: found.append(grader.grade(r"\boxed{\sqrt{117}}", r"3\sqrt{13}", "math")))
     thread.start()
     thread.join()
-    assert found == [grade.Verdict(r"\sqrt{117}", True)]
+    assert found == [grade.Verdict(r"\sqrt{117}", True, "boxed")]
 
 
 def test_workers_do_not_run_the_program_that_asks(tmp_path):
