@@ -210,7 +210,7 @@ CHOICES = [
 
 @pytest.fixture(scope="module")
 def grader():
-    with Grader(processes=2, seconds=2) as grader:
+    with Grader(processes=2, seconds=1) as grader:
         yield grader
 
 
