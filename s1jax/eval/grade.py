@@ -8,24 +8,22 @@ tokenizer), `gold`, and where they matter `kind` and `sample`; other fields are 
 import collections
 import contextlib
 import dataclasses
-import hashlib
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from s1jax import records
 from s1jax.benchmarks import BENCHMARKS, benchmark
 from s1jax.benchmarks.benchmark import Benchmark
 from s1jax.config import BadInput, free
 from s1jax.eval import reading, stats
+from s1jax.eval.completions import Row, read_rows
 from s1jax.grading import compat
 from s1jax.grading.grade import KINDS
 from s1jax.grading.pool import Grader
 from s1jax.records import JsonlWriter, read_jsonl, write_json
 from s1jax.runs.folder import open_run
 from s1jax.runs.lock import locked
-from s1jax.text.tokens import PRESETS, Tokenizer
+from s1jax.text.tokens import Tokenizer
 
 SAMPLES, REPORT = "samples.jsonl", "report.json"
 FORMAT, ROW_FORMAT = "s1jax.grade_report/1", "s1jax.graded/1"
@@ -59,30 +57,6 @@ class GradeRun:
     processes: int = free(1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One completion to grade.
-
-    Attributes:
-      text: the whole response, thinking included.
-      segment: what follows the end of thinking.
-      given: the row as it was read.
-    """
-
-    id: str
-    sample: int
-    text: str
-    segment: str
-    gold: str
-    kind: str
-    given: Mapping[str, Any]
-
-    @property
-    def digest(self) -> str:
-        """Of what the grade depends on."""
-        return hashlib.sha256(json.dumps([self.text, self.gold, self.kind]).encode("utf-8")).hexdigest()[:16]
-
-
 def run(config: GradeRun) -> pathlib.Path:
     """Grade what is missing, then report. Returns the folder.
 
@@ -94,7 +68,13 @@ def run(config: GradeRun) -> pathlib.Path:
     if config.processes < 1:
         raise BadInput(f"processes={config.processes} grade nothing; give at least 1")
     bench = None if config.benchmark is None else _benchmark(config)
-    rows = read_rows(config, bench)
+    rows = read_rows(
+        config.completions,
+        kind=config.kind or (bench.kind if bench else "math"),
+        golds=None if bench is None else {q.id: q.answer or "" for q in bench.load(config.benchmark_source)},
+        tokenizer=None if config.tokenizer is None else Tokenizer.load(config.tokenizer),
+        thinking_end=config.thinking_end,
+    )
     with _folder(config) as out, Grader(config.processes) as grader:
         done = _graded(out / SAMPLES, rows)
         missing = [row for row in rows if (row.id, row.sample) not in done]
@@ -133,85 +113,6 @@ def _benchmark(config: GradeRun) -> Benchmark:
     if not pathlib.Path(name).exists():
         raise BadInput(f"benchmark={name!r} is neither a file nor one of {', '.join(BENCHMARKS)}")
     return benchmark.local(name, config.kind)
-
-
-def read_rows(config: GradeRun, bench: Benchmark | None) -> list[Row]:
-    """The rows of the file, checked.
-
-    Raises:
-      BadInput: a line is no object, or lacks an id, a text or a gold; an unknown kind; an (id, sample) twice.
-    """
-    golds = None
-    if bench is not None:
-        golds = {question.id: question.answer or "" for question in bench.load(config.benchmark_source)}
-    tokenizer = None if config.tokenizer is None else Tokenizer.load(config.tokenizer)
-    rows: list[Row] = []
-    seen: dict[tuple[str, int], int] = {}
-    for number, given in enumerate(read_jsonl(config.completions), 1):
-        where = f"{config.completions} row {number}"
-        row = _row(given, where, config, bench, golds, tokenizer)
-        if (first := seen.setdefault((row.id, row.sample), number)) != number:
-            raise BadInput(
-                f"{where}: sample {row.sample} of id {row.id!r} stands in row {first} too; give samples of one id "
-                "different numbers in the field 'sample', other completions different ids"
-            )
-        rows.append(row)
-    return rows
-
-
-def _row(
-    given: Mapping[str, Any],
-    where: str,
-    config: GradeRun,
-    bench: Benchmark | None,
-    golds: Mapping[str, str] | None,
-    tokenizer: Tokenizer | None,
-) -> Row:
-    id = given.get("id", records.question_id(given["question"]) if isinstance(given.get("question"), str) else None)
-    if not isinstance(id, (str, int)) or isinstance(id, bool):
-        raise BadInput(f"{where} has the id {id!r}; give it an id, or the question it answers")
-    sample = given.get("sample", 0)
-    if not isinstance(sample, int) or isinstance(sample, bool) or sample < 0:
-        raise BadInput(f"{where}: sample is {sample!r}; it must be a whole number from 0")
-    kind = given.get("kind") or config.kind or (bench.kind if bench else "math")
-    if kind not in KINDS:
-        raise BadInput(f"{where}: kind is {kind!r}; it must be one of {', '.join(KINDS)}")
-    gold = given.get("gold") if golds is None else golds.get(str(id))
-    if isinstance(gold, bool) or not isinstance(gold, (str, int, float)) or not str(gold).strip():
-        hint = "give every row a gold, or benchmark=NAME"
-        hint = (
-            hint if golds is None else f"no question of {config.benchmark} has this id; give the benchmark of the rows"
-        )
-        raise BadInput(f"{where}: id {str(id)!r} has no reference answer (gold is {gold!r}); {hint}")
-    text = _text(given, where, tokenizer)
-    return Row(str(id), sample, text, segment_of(given, text, config.thinking_end), str(gold), kind, given)
-
-
-def _text(given: Mapping[str, Any], where: str, tokenizer: Tokenizer | None) -> str:
-    text, ids = given.get("text"), given.get("token_ids")
-    if isinstance(text, str) and (text or not ids):
-        return text
-    if not isinstance(ids, list) or not all(isinstance(id, int) and not isinstance(id, bool) for id in ids):
-        raise BadInput(f"{where} has neither a text nor token_ids (its fields: {', '.join(given)}); give one of them")
-    if tokenizer is None:
-        raise BadInput(f"{where} has token_ids and no text; give tokenizer=DIR to read them")
-    if any(not 0 <= id < tokenizer.size for id in ids):
-        raise BadInput(
-            f"{where} has the token {max(ids)}, the tokenizer {tokenizer.size} tokens; give its own tokenizer"
-        )
-    return tokenizer.decode(ids)
-
-
-def segment_of(given: Mapping[str, Any], text: str, thinking_end: Sequence[str] | None = None) -> str:
-    """What follows the end of thinking: all of a text without a thinking header, "" if thinking did not end."""
-    ids, n_thinking = given.get("token_ids"), given.get("thinking_tokens")
-    if isinstance(ids, list) and isinstance(n_thinking, int) and 0 < len(ids) <= n_thinking:
-        return ""
-    ends = [marks.answer_start.strip() for marks in PRESETS.values()] if thinking_end is None else thinking_end
-    end = max((found + len(mark) for mark in ends if mark and (found := text.rfind(mark)) >= 0), default=-1)
-    if end >= 0:
-        return text[end:]
-    return "" if any(marks.thinking_start.strip() in text for marks in PRESETS.values()) else text
 
 
 def _graded(path: pathlib.Path, rows: Sequence[Row]) -> dict[tuple[str, int], dict[str, Any]]:

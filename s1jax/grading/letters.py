@@ -69,7 +69,7 @@ def _first(text: str) -> str | None:
         return None
     rest = body[run.end() :]
     letters = _letters_in(run[0])
-    is_bare = not body.startswith(("(", "[", "{"))
+    is_bare = not body.startswith(("(", "[", "{")) and not run[0].endswith((")", ":"))
     if is_bare and (_ARTICLE.match(body) or rest[:1] in tuple("'-_^=+<>") or not _FINE.match(rest)):
         return None
     clause = re.match(r"[^,.;:\n]*", rest)

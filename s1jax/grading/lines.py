@@ -14,7 +14,10 @@ _OPTION = re.compile(
     r"|\b(?:corresponds? to|which is|is|matches|match(?:es)? with)\s+(?P<to>(?:with\s+)?(?:option|choice)s?\b)"
     r"|\((?P<in>(?:option|choice)\s+\(?[A-J]\)?\s*\))"
 )
-_COLON = re.compile(r"[\s*_\"'`)\]]*(?:\([^()\n]{0,60}\)[*_ \t]*)?(?:\s*is\s*)?[*_ \t]*:(?!=)[*_` \t]*")
+_COLON = re.compile(
+    r"(?:[ \t]+(?:to|for)[ \t]+[^.:\n]{1,40})?[\s*_\"'`)\]]*"
+    r"(?:\([^()\n]{0,60}\)[*_ \t]*)?(?:\s*is\s*)?[*_ \t]*:(?!=)[*_` \t]*"
+)
 _DASH = re.compile(r"[*_\"'` \t]*(?:=|-{1,2}>?|\u2013|\u2014|\u2192|\\rightarrow|$)?[*_ \t]*(?=\S)")
 _ALONE_AFTER = re.compile(r"[*_#:` \t]*(?:\([^()\n]{0,40}\))?[*_#: \t]*(?:\n|$)")
 _ADJECTIVES = r"(?:(?:the|my|our|final|correct|best|overall|numerical|short|exact|right|complete)\s+)*"
@@ -40,7 +43,8 @@ _IS_ANSWER = re.compile(
     rf"(?i)[*_\"']*,?\s*(?:is|as|being)\s+(?:therefore\s+|thus\s+)?(?:the|our|my)\s+{_ADJECTIVES}answer\b"
 )
 _CORRECTION = re.compile(
-    r"(?i)\b(?:wait|hold on|no|hmm|actually|correction|sorry|oops|mistake|instead|rather|scratch that|re-?check(?:ing)?"
+    r"(?i)\b(?:wait|hold on|no|hmm|wrong|incorrect|"
+    r"actually|correction|sorry|oops|mistake|instead|rather|scratch that|re-?check(?:ing)?"
     r"|on second thought)\b"
 )
 _RETRACTED = re.compile(
@@ -94,7 +98,7 @@ def _place(text: str, word: re.Match[str]) -> Place | None:
         return (
             None
             if _DENIED.search(re.split(r"[.!?:]\s", before)[-1])
-            else Place(line_start, word.end() + colon.end(), "line")
+            else Place(word.start(), word.end() + colon.end(), "line")
         )
     if begins and (alone := _ALONE_AFTER.match(after)):
         return Place(line_start, word.end() + alone.end(), "line")

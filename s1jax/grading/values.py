@@ -130,7 +130,9 @@ def stated(text: str) -> str | None:
     sentence = next(sentences(rest), "")
     if sentence.rstrip().endswith("?"):
         return None
-    if not sentence.strip() or re.match(r"\s*(?:[.!;:\n)(\u2014\u2013\"\]]|-\s|,(?!\s*(?:or|and)\b))", sentence):
+    if not sentence.strip() or re.match(
+        r"\s*(?:[.!;:\n)(\u2014\u2013\"\]]|(?:because|since|as)\b|-\s|,(?!\s*(?:or|and)\b))", sentence
+    ):
         return value
     noun, _, more = (re.split(r"([,;:(])", sentence, maxsplit=1) + ["", ""])[:3]
     if _REFUSED.match(sentence) or re.search(r"[\d$\\]", noun) or re.match(r"\s*(?:and |or )?[$\\]?\d", more):

@@ -18,7 +18,7 @@ class Mark:
     """What a method has to know of one graded sample.
 
     Attributes:
-      vote: the spelling under which its answer votes; None without an answer.
+      vote: the answer that it votes for, spelled as the first equal one; None without an answer.
       correct: whether it is right.
       thinking_tokens, total_tokens: tokens of thinking; of thinking and answer.
     """

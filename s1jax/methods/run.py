@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from s1jax import records
 from s1jax.config import BadInput
 from s1jax.grading import grade
+from s1jax.grading.pool import Grader
 from s1jax.methods import METHODS, vote
 from s1jax.methods.config import ModelRun
 from s1jax.methods.engines import build_engines
@@ -152,9 +153,7 @@ class Tally:
     def add(self, job: Job, completion: Completion) -> None:
         """Count one sample."""
         text = answer_text(completion, self._session.tokenizer, job.control, job.sampling.stop)
-        found = grade.grade(text, "", self._kind).extracted
-        vote_of = None if found is None else grade.vote_key(found, self._kind)
-        self._votes.setdefault(job.id, {})[completion.sample] = vote_of
+        self._votes.setdefault(job.id, {})[completion.sample] = grade.grade(text, "", self._kind).extracted
         spent = self._spent.setdefault(job.id, [0, 0])
         spent[0] += completion.thinking_tokens
         spent[1] += len(completion.token_ids)
@@ -162,8 +161,11 @@ class Tally:
     def write(self, path: pathlib.Path, ids: Sequence[str]) -> None:
         """One row a prompt: the answer of most samples (null when tied or absent), all votes, and what they cost."""
         rows = []
+        answers = {id: [self._votes[id][sample] for sample in sorted(self._votes[id])] for id in ids}
+        with Grader() as grader:
+            groups = {id: grader.group(of_one, self._kind) for id, of_one in answers.items()}
         for id in ids:
-            votes = [self._votes[id][sample] for sample in sorted(self._votes[id])]
+            votes = [None if first is None else answers[id][first] for first in groups[id]]
             won = vote.winners(votes)
             rows.append(
                 {
