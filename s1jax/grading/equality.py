@@ -99,11 +99,12 @@ def rational(answer: str) -> Fraction | None:
 
 def number(answer: str) -> Fraction | None:
     """As `rational`, for what can only be one number: thousands and decimals as in German and French count too."""
+    answer = _last_of_chain(answer)
     value = rational(answer)
     if value is not None:
         return value
     text = re.sub(r"[\u20ac\u00a3\u00a5]|\b(?:EUR|USD|US)\b", "", plain(answer).replace("'", " ")).strip(" $\\.")
-    text = _split_unit(text)[0].strip()
+    text = _split_unit(re.sub(r"(?<=\d)\s*[A-Za-z]{0,4}/[A-Za-z]*$", "", text))[0].strip()
     if re.fullmatch(r"-?\d{1,3}(?:\.\d{3}){2,}|-?\d{1,3}(?:\.\d{3})+,\d{1,2}", text):
         return Fraction(text.replace(".", "").replace(",", "."))
     if re.fullmatch(r"-?\d{1,3}(?: \d{3})*,\d{1,2}|-?\d+,\d{1,2}", text):
@@ -182,9 +183,15 @@ def _is_equation(gold: str, answer: str) -> bool:
     return bool(re.search(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", name)) and _ARITHMETIC.search(name))
 
 
+def _last_of_chain(answer: str) -> str:
+    """`34` of `17 * 2 = 34`: a computation with numbers alone states what it comes to."""
+    computed, _, last = answer.rpartition("=")
+    return last if re.fullmatch(r"(?:\\(?:times|cdot|div)|[-+*/\d.,\s$()x\u00d7\u00b7\u00f7=])+", computed) else answer
+
+
 def integer(answer: str) -> int | None:
     """The integer that an answer states, alone or as `n=204`; `025` is 25. None for a percentage."""
-    text = normalise(answer)
+    text = normalise(_last_of_chain(answer))
     return int(text) if re.fullmatch(r"[-+]?\d{1,400}", text) and not _PERCENT.search(answer) else None
 
 

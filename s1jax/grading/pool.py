@@ -238,7 +238,7 @@ def _readable(answer: str) -> str:
         answer = _DEGREES.sub(r"(\1\\pi/180)", answer)
     if re.fullmatch(r"\d{3}(?:,\d{3})+", answer):
         answer = answer.replace(",", ", ")  # a list, see `s1jax.grading.equality.same`
-    answer = re.sub(r"\\math(?:rm|bf|it)\s*\{([A-Za-z])\}", r"\1", answer)
+    answer = re.sub(r"\\math(?:rm|bf|it)\s*\{([A-Za-z]|-?[\d.]+)\}", r"\1", answer)
     return re.sub(r"\^\s*\{?\s*\\(?:text|mathrm|mbox)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", "", answer)
 
 

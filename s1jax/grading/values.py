@@ -28,7 +28,7 @@ _ATOM = re.compile(
     r"|(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?(?![A-Za-z])|(?:log|ln|sqrt|exp|pi|infinity|inf|gcd|lcm|det|mod)(?![A-Za-z])"
     rf"|(?<=[\d)}}\]])[ \t]?{UNIT}|(?<=[ \t]){UNIT}(?=\s*(?:[.,;!?)$]|$))"
     r"|(?<=[\d)}])[a-zA-Z]{1,3}(?![A-Za-z])|[A-Za-z](?![A-Za-z'])"
-    r"|\s*,?\s*\b(?:and|or)\b\s+(?=[-+]?[\d.$\\(]|[A-Za-z][ ,.=<>])|[ \t]+|\n(?=[^\n]*\\(?:end|\]))",
+    r"|\s*,?\s*\b(?:and|or)\b\s+(?=[-+]?[\d.$\\(]|(?![aAI]\s)[A-Za-z][ ,.=<>])|[ \t]+|\n(?=[^\n]*\\(?:end|\]))",
     re.IGNORECASE,
 )
 _BOLD = re.compile(r"\\(?:boldsymbol|bm|pmb|mathbf|textbf)\s*\{(.*)\}[.,;]?")
@@ -36,7 +36,7 @@ _HANGING = re.compile(r"(?:\\[\\,;: ]|\s*\b(?:and|or)$|[.,;:=<>~&|*_\u2248\s]|(?
 _OPEN, _CLOSE = frozenset("([{"), frozenset(")]}")
 _REFUSED = re.compile(
     r"(?i)^[\s,*_\"']*(?:or|nor|if|when|unless|otherwise|mod(?:ulo)?|more|less|fewer|greater|times|plus|minus|divided"
-    r"|multiplied|over|squared?|cubed|percent|out|of|to|and|hundred|thousand|million|billion|point|tenths?|than|factorial"
+    r"|multiplied|over|squared?|cubed|percent|out|of|to|and|hundred|thousand|million|billion|point|tenths?|dozen|hal(?:f|ves)|thirds?|quarters?|k|than|factorial"
     r"|th|nd|rd|st|is|are|was|would|does|not|maybe|perhaps)\b(?!\s*(?:the|its)\s+(?:final|correct)?\s*answer)"
 )
 _ENDS = re.compile(r"(?<!\\)[.!?](?=[\s\"'*)]|$)|\n")
