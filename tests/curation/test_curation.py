@@ -263,7 +263,7 @@ def test_nothing_of_the_pool_is_lost(tmp_path_factory, data):
         ({"stages": ("decontaminate", "quality")}, "quality after decontaminate"),
         ({"sources": ()}, "sources is empty"),
         ({"sources": (SourceConfig(kind="gpqa"),)}, "kind 'gpqa' is not known"),
-        ({"sources": (SourceConfig(answer_kind="letters"),)}, "answer_kind 'letters' is not known"),
+        ({"sources": (SourceConfig(answer_kind="riddle"),)}, "answer_kind 'riddle' is not known"),
         ({"sources": (SourceConfig(),)}, "kind 'rows' needs a path"),
         ({"stages": ("traces",)}, "stand more than once"),
         ({"stages": ("deduplicate",)}, "have no trace"),
