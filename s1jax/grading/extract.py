@@ -33,10 +33,6 @@ _NO_WORDS = re.compile(
     r"(?i)^(?:correct|right|wrong|incorrect|reasonable|clear|unique|simple|simply|as|the|not|yes|unknown|unclear|follows|found|given"
     r"|obvious|below|above|here|this|that|it|what|now|indeed|valid|true|likely|possible|in|an|a|to|we|of|well|one|also|ready)$"
 )
-_CHOSEN = re.compile(
-    rf"(?i:\b(?:only\s+)?(?:option|choice|statement|alternative|answer)s?)\s+({letters._RUN.pattern}|[A-J]\b)\s*"
-    r"(?:is|are)\s+(?:therefore |thus |all |the |both )*(?i:correct|true|right)\b"
-)
 
 
 @dataclasses.dataclass(frozen=True)
