@@ -199,7 +199,7 @@ def test_rows_can_be_driven_by_hand(folder, tmp_path, monkeypatch):
     seen: dict[str, Any] = {}
 
     async def by_hand(task: Any) -> None:
-        ask = task.ask(0, control=dataclasses.replace(task.job.control, pause_at=(4,)))
+        ask = task.ask(0, control=dataclasses.replace(task.job.control, pause_at=(9,)))
         row = task.start(ask)
         assert await row.event() is None
         seen["ids"] = await row.ids()
@@ -222,7 +222,8 @@ def test_rows_can_be_driven_by_hand(folder, tmp_path, monkeypatch):
         job = own.job("q", own.question("a?"), control, WARM, method_config)
         own.run([job], lambda *what: done.append(what[2]))
     assert done[0].token_ids == done[1].token_ids and seen["cancelled"].finish_reason == "cancelled"
-    assert tuple(seen["ids"]) == (*done[0].prompt_ids, *done[0].token_ids)[: len(seen["ids"])]
+    kept = len(seen["ids"]) - 3  # half a delimiter may have been taken back
+    assert tuple(seen["ids"][:kept]) == (*done[0].prompt_ids, *done[0].token_ids)[:kept]
     assert len(seen["scores"]) == len(seen["ids"])
 
 
@@ -233,18 +234,16 @@ def test_rows_that_end_with_errors_are_said_and_the_others_written(folder, tmp_p
 
     def faulty(*arguments):
         [engine] = make(*arguments)
-        real = engine._loop._automaton.rows
 
         class Faulty:
             def __getattr__(self, name):
                 return getattr(engine._automaton, name)
 
             def account(self, state_row, token_ids, forced):
-                if len(token_ids) % 2:
+                if sum(token_ids) % 2:
                     raise RuntimeError("odd")
                 return engine._automaton.account(state_row, token_ids, forced)
 
-        assert real is not None
         engine._loop._automaton = Faulty()
         return [engine]
 
