@@ -21,7 +21,14 @@ ID_COLUMNS = ("id", "unique_id", "ID", "Record ID")
 
 @dataclasses.dataclass(frozen=True)
 class Against:
-    """A benchmark. `path`: file, folder or hub id (`subset`, `split`); by default `<name>.jsonl` as shared."""
+    """A benchmark whose questions must not be trained on.
+
+    Attributes:
+      name: of the benchmark.
+      path: file, folder or hub id; by default `<name>.jsonl` of the shared data.
+      split: of a hub data set.
+      subset: configuration of a hub data set that has several.
+    """
 
     name: str
     path: str = ""
@@ -31,11 +38,13 @@ class Against:
 
 @dataclasses.dataclass(frozen=True)
 class DecontaminateConfig:
-    """Attributes:
-    against: the benchmarks.
-    words: upstream's rule, with n consecutive words; None for no such rule.
-    letters: the same letters and digits, in order (upstream: off).
-    symbols: n consecutive runs of letters or digits, blind to punctuation (upstream: off, None).
+    """When a question counts as one of a benchmark.
+
+    Attributes:
+      against: the benchmarks.
+      words: it shares so many consecutive words with one (upstream's rule); None for no such rule.
+      letters: it has the same letters and digits in the same order (upstream: off).
+      symbols: it shares so many consecutive runs of letters or digits, blind to punctuation; None (upstream): no rule.
     """
 
     against: tuple[Against, ...] = (Against("math500"), Against("aime24"), Against("aime25"))

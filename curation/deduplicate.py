@@ -15,9 +15,11 @@ from s1jax.config import BadInput
 
 @dataclasses.dataclass(frozen=True)
 class DeduplicateConfig:
-    """Attributes:
-    match: `text` (upstream: the same string) or `letters` (the same letters and digits); the first of the pool stays.
-    ngram: also drop a question that shares so many consecutive words with one of an earlier source (upstream: 8).
+    """When two questions are the same.
+
+    Attributes:
+      match: `text` (upstream: the same string) or `letters` (the same letters and digits); the first of the pool stays.
+      ngram: also drop a question that shares so many consecutive words with one of an earlier source (upstream: 8).
     """
 
     match: Literal["text", "letters"] = "letters"

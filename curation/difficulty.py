@@ -14,11 +14,13 @@ from s1jax.records import JsonlWriter, read_jsonl
 
 @dataclasses.dataclass(frozen=True)
 class DifficultyConfig:
-    """Attributes:
-    solvers: whose verdicts count; none named: all.
-    max_pass_rate: a question is too easy if any of them is right in more than this share of its attempts.
-    unjudged: what happens to a question without a verdict (upstream: drop).
-    batch: questions that a solver gets at once; its verdicts are on disk before it gets the next.
+    """Which questions are too easy, by the verdicts of solvers.
+
+    Attributes:
+      solvers: whose verdicts count; none named: all.
+      max_pass_rate: a question is too easy if any of them is right in more than this share of its attempts.
+      unjudged: what happens to a question without a verdict (upstream: drop).
+      batch: questions that a solver gets at once; its verdicts are on disk before it gets the next.
     """
 
     solvers: tuple[str, ...] = ()

@@ -20,14 +20,19 @@ NO_DOMAIN = "none"
 
 @dataclasses.dataclass(frozen=True)
 class DiversityConfig:
-    """Attributes:
-    total: rows in the end; None keeps all.
-    uniform: up to this many rows, domains are drawn uniformly; afterwards by `tail`.
-    tail: `uniform`, or `benchmark` (upstream, not in the paper): by the domains of `tail_sources` in the pool.
-    tail_sources: two sources; the first has `tail_share` of the weight of the second.
-    preselect: take all rows known to be correct of `any_length` sources, and of `long` sources above `long_tokens`.
-    any_length, long: texts that a source's name must hold.
-    noop_draws: preselected rows stay among those that can be drawn, where drawing them adds nothing (upstream).
+    """The draw of the final rows: a domain at random, then a row of it, long traces first.
+
+    Attributes:
+      total: rows in the end; None keeps all.
+      uniform: up to this many rows, domains are drawn uniformly; afterwards by `tail`.
+      tail: `uniform`, or `benchmark` (upstream, not in the paper): by the domains of `tail_sources` in the pool.
+      tail_sources: the two sources of `tail=benchmark`.
+      tail_share: weight of the first of `tail_sources` in shares of the second's.
+      preselect: take all rows known to be correct of `any_length` sources, and of `long` sources above `long_tokens`.
+      any_length: sources preselected whatever the length: texts that a source's name must hold.
+      long: sources of which long traces are preselected: texts that a source's name must hold.
+      long_tokens: above this `thinking_length` a trace is long.
+      noop_draws: preselected rows stay among those that can be drawn, where drawing them adds nothing (upstream).
     """
 
     total: int | None = 1000

@@ -20,13 +20,15 @@ _PART_SUBSTRING = re.compile(r"p[1-9]\d{0,2}\.")
 
 @dataclasses.dataclass(frozen=True)
 class QualityConfig:
-    """Attributes:
-    required: fields that must be there; upstream wants all of `FIELDS`, so every unsolved source vanishes.
-    strings: apply the string filters at all.
-    aime_asy: keep an AIME question with `[asy]` whatever else it holds (upstream's notebook, not the paper's counts).
-    part_substring: `p1.` ... `p999.` anywhere, `step1.` too (upstream), and not only as a word of its own.
-    correct_only: drop rows whose answer is known to be wrong; upstream trains on 46 % wrong traces.
-    preset: whose markers a trace must not spell out.
+    """Which rows are whole and well-formed.
+
+    Attributes:
+      required: fields that must be there, keys of `FIELDS`; upstream wants all, so every unsolved source vanishes.
+      strings: apply the string filters at all.
+      aime_asy: keep an AIME question with `[asy]` whatever else it holds (upstream's notebook, not the paper's counts).
+      part_substring: `p1.` ... `p999.` anywhere, `step1.` too (upstream), and not only as a word of its own.
+      correct_only: drop rows whose answer is known to be wrong; upstream trains on 46 % wrong traces.
+      preset: whose markers a trace must not spell out, a key of `PRESETS`.
     """
 
     required: tuple[str, ...] = ("thinking", "answer")

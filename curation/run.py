@@ -27,10 +27,19 @@ FORMAT = "s1jax.curate/1"
 
 @dataclasses.dataclass(frozen=True)
 class CurateRun:
-    """Attributes:
-    sources: where the pool comes from, in order; earlier ones win over duplicates.
-    stages: keys of `STAGES`, in order; one may stand twice. After `decontaminate` only the draw may follow.
-    out, seed: as everywhere.
+    """A pool of questions and the stages that select from it.
+
+    Attributes:
+      sources: where the pool comes from, in order; earlier ones win over duplicates.
+      stages: keys of `STAGES`, in order; one may stand twice. After `decontaminate` only `diversity` may follow.
+      deduplicate: the same question from two sources.
+      traces: where reasoning traces come from.
+      quality: questions and traces that are broken.
+      difficulty: questions that are too easy.
+      decontaminate: questions that stand in a benchmark.
+      diversity: the draw of the final rows over domains.
+      seed: of the draw.
+      out: folder of the run; by default `runs/` and the name of the recipe.
     """
 
     sources: tuple[SourceConfig, ...]

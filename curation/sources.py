@@ -24,11 +24,13 @@ class SourceConfig:
     """One entry of `sources`.
 
     Attributes:
-      kind: a key of `LOADERS`.
+      kind: how its rows are read: a key of `LOADERS`.
       path: file, folder or hub id (`subset`, `split`); by default the loader's files in `<shared>/data/pool`.
       name: the source's name for kind `rows`, where a row has none.
       answer_kind: how its answers are graded (a key of `s1jax.grading.grade.KINDS`); by default the loader's choice.
       limit: at most so many rows, from the first.
+      split: of a hub data set.
+      subset: configuration of a hub data set that has several.
     """
 
     kind: str = "rows"

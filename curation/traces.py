@@ -18,12 +18,14 @@ from s1jax.text.tokens import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class TracesConfig:
-    """Attributes:
-    files: JSONL or Parquet files, folders or hub ids with columns of s1K, s1K-1.1 or ours; the first that has one wins.
-    teacher: whose columns of s1K-1.1 (`deepseek` or `gemini`).
-    solution: the reference solution stands in where there is no trace, with the gold answer as the answer.
-    tokenizer: folder or hub id, for lengths in tokens; without one they are in words.
-    grade: grade answers that nobody has graded against the gold answer.
+    """Where traces and answers come from.
+
+    Attributes:
+      files: JSONL or Parquet files, folders or hub ids with columns of s1K, s1K-1.1 or ours; the first with one wins.
+      teacher: whose columns of s1K-1.1 (`deepseek` or `gemini`).
+      solution: the reference solution stands in where there is no trace, with the gold answer as the answer.
+      tokenizer: folder or hub id, for lengths in tokens; without one they are in words.
+      grade: grade answers that nobody has graded against the gold answer.
     """
 
     files: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from s1jax import config as configuration
+from s1jax import help
 from s1jax.config import BadInput
 
 
@@ -89,6 +90,12 @@ VERBS: dict[str, Verb] = {
     ),
 }
 TERMINATED, INTERRUPTED = 75, 130
+HOW_TO_READ = """\
+Each line is a key with its default, as it is written on the command line; in CONFIG.yaml the parts of a dotted key
+stand below one another. A key with * may change when a run goes on in its folder; all others must be as they were."""
+FILE_ONLY = """\
+in CONFIG.yaml alone: read before JAX is loaded
+  env  environment variables to set where they are not set yet, such as XLA_FLAGS (names and values)"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -184,8 +191,8 @@ def _overview() -> str:
 
 def _help(name: str, verb: Verb) -> str:
     cls = getattr(importlib.import_module(verb.module), verb.config)
-    keys = "\n".join(f"  {line}" for line in configuration.describe(cls))
-    return f"s1jax {name}: {verb.summary}\n\nexample: {verb.example}\n\nkeys:\n{keys}"
+    keys = "\n\n".join(map(str, help.sections(cls)))
+    return f"s1jax {name}: {verb.summary}\n\nexample: {verb.example}\n\n{HOW_TO_READ}\n\n{keys}\n\n{FILE_ONLY}"
 
 
 if __name__ == "__main__":

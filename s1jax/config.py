@@ -4,6 +4,7 @@ A config class lives beside the code that reads it. This module knows only that 
 its fields are *free* (may change when a run goes on in the same folder).
 """
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -129,8 +130,15 @@ def _assign(data: dict[str, Any], key: str, value: Any) -> None:
     data[last] = value
 
 
-def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
-    """Build the dataclass `cls` from plain data, naming the full key in every error. Raises BadInput."""
+def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "", base: Any = None) -> T:
+    """Build the dataclass `cls` from plain data, naming the full key in every error.
+
+    Args:
+      base: a config whose values stand where `data` has none, if it is a `cls`; else the defaults of `cls` do.
+
+    Raises:
+      BadInput: an unknown key, a missing one, or a value of another type.
+    """
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     for key in data:
@@ -139,12 +147,15 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
             raise BadInput(f"unknown key {where + str(key)!r}; the nearest known key is {where + near[0]!r}")
     values = {}
     for name, field in fields.items():
+        own = getattr(base, name) if isinstance(base, cls) else field.default
         if name in data and "choice" in field.metadata:
             values[name] = _choose(field, data[name], where + name)
         elif name in data:
-            values[name] = _convert(hints[name], data[name], where + name)
+            values[name] = _convert(hints[name], data[name], where + name, own)
+        elif isinstance(base, cls):
+            values[name] = own
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise BadInput(f"key {where + name!r} is missing; add {where + name}=... ({_show(hints[name])})")
+            raise BadInput(f"key {where + name!r} is missing; add {where + name}=... ({in_words(hints[name])})")
     return cls(**values)
 
 
@@ -167,17 +178,17 @@ def _choose(field: dataclasses.Field, value: Any, where: str) -> Any:
     return from_dict(classes[kind], {"kind": kind, **value}, f"{where}.")
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def _convert(hint: Any, value: Any, where: str, base: Any = None) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return _convert_union(arguments, value, where)
+        return _convert_union(arguments, value, where, base)
     if origin is typing.Literal:
         if value in arguments and type(value) in {type(a) for a in arguments}:
             return value
         raise BadInput(f"key {where!r} is {value!r}; it must be one of {', '.join(map(repr, arguments))}")
     if dataclasses.is_dataclass(hint):
         if isinstance(value, Mapping):
-            return from_dict(hint, value, where + ".")  # type: ignore[arg-type]
+            return from_dict(hint, value, where + ".", base)  # type: ignore[arg-type]
     elif origin is tuple:
         if isinstance(value, (list, tuple)):
             inner = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
@@ -193,54 +204,52 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return float(value)
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
-    raise BadInput(f"key {where!r} is {value!r} ({type(value).__name__}); it must be {_show(hint)}")
+    raise BadInput(f"key {where!r} is {value!r} ({type(value).__name__}); it must be {in_words(hint)}")
 
 
-def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
+def _convert_union(options: tuple[Any, ...], value: Any, where: str, base: Any = None) -> Any:
     if value is None and type(None) in options:
         return None
-    errors = []
+    nested = [option for option in options if dataclasses.is_dataclass(option)]
+    if isinstance(value, Mapping) and len(nested) == 1:
+        return _convert(nested[0], value, where, base)  # its own error says more than "it must be a or b"
     for option in options:
-        if option is type(None):
-            continue
-        try:
-            return _convert(option, value, where)
-        except BadInput as error:
-            errors.append(error)
-    # A nested mapping has one likely meaning: its own error ("unknown key a.b") says more than "it must be a or b".
-    if isinstance(value, Mapping) and len(errors) == 1:
-        raise errors[0]
-    shown = " or ".join(_show(option) for option in options)
+        with contextlib.suppress(BadInput):
+            if option is not type(None):
+                return _convert(option, value, where, base)
+    shown = " or ".join(in_words(option) for option in options)
     raise BadInput(f"key {where!r} is {value!r} ({type(value).__name__}); it must be {shown}")
 
 
-def _show(hint: Any) -> str:
-    if hint is type(None):
-        return "null"
-    if typing.get_origin(hint) is typing.Literal:
-        return " or ".join(map(repr, typing.get_args(hint)))
+_WORDS = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "names and values",
+    type(None): "null",
+    Any: "anything",
+}
+_SEVERAL = {str: "texts", int: "whole numbers", float: "numbers"}
+
+
+def in_words(hint: Any) -> str:
+    """A type as a person would write it: `a whole number or auto`, `a list of texts`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(in_words, arguments))
+    if origin is typing.Literal:
+        return " or ".join(map(str, arguments))
+    if origin is tuple and arguments[1:] == (...,):
+        return f"a list of {_SEVERAL.get(arguments[0]) or f'entries: {in_words(arguments[0])}'}"
+    if origin is tuple:
+        is_alike = len(set(arguments)) == 1 and arguments[0] in _SEVERAL
+        return f"a list of {len(arguments)}" + (
+            f" {_SEVERAL[arguments[0]]}" if is_alike else f": {', '.join(map(in_words, arguments))}"
+        )
     if dataclasses.is_dataclass(hint):
-        return f"the keys of {getattr(hint, '__name__', hint)}"
-    return str(hint) if typing.get_origin(hint) else getattr(hint, "__name__", str(hint))
-
-
-def describe(cls: type, prefix: str = "") -> list[str]:
-    """One line a key: its dotted name, type and default, nested configs below one another."""
-    lines = []
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        hint = hints[field.name]
-        nested = [h for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h) and isinstance(h, type)]
-        if nested:
-            lines += describe(nested[0], f"{prefix}{field.name}.")
-            continue
-        default = "(required)"
-        if field.default is not dataclasses.MISSING:
-            default = "" if field.default is None else f"= {field.default!r}"
-        elif field.default_factory is not dataclasses.MISSING:
-            default = f"= {field.default_factory()!r}"
-        lines.append(f"{prefix}{field.name}: {_show(hint)} {default}".rstrip())
-    return lines
+        return "keys of its own"
+    return _WORDS.get(origin or hint) or getattr(hint, "__name__", str(hint))
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ CODE = sorted([*FILES, *ROOT.glob("tools/*.py"), *ROOT.glob("tests/**/*.py")])
 
 # Lower rooms first; a room sees itself and the rooms below it.
 ROOMS = [
-    {"s1jax.config", "s1jax.records", "s1jax.tables"}
+    {"s1jax.config", "s1jax.help", "s1jax.records", "s1jax.tables"}
     | {"s1jax.runs", "s1jax.text", "s1jax.grading", "s1jax.benchmarks"},
     {"s1jax.parallel"},
     {"s1jax.models", "s1jax.checkpoint"},

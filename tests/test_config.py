@@ -66,17 +66,17 @@ def test_lists_of_texts_are_yaml():
 @pytest.mark.parametrize(
     "override, says",
     [
-        ("inner.rate=1" + "0" * 400, "(int); it must be float"),
+        ("inner.rate=1" + "0" * 400, "(int); it must be a number"),
         ("kindd=free", "unknown key 'kindd'; the nearest known key is 'kind'"),
         ("inner.rat=1", "unknown key 'inner.rat'; the nearest known key is 'inner.rate'"),
         ("optional.budgett=1", "unknown key 'optional.budgett'; the nearest known key is 'optional.budget'"),
         ("kind=fre", "key 'kind' is 'fre'; it must be one of 'free', 'budget'"),
-        ("inner.budget=true", "key 'inner.budget' is True (bool); it must be int"),
-        ("inner.rate=abc", "key 'inner.rate' is 'abc' (str); it must be float"),
-        ("sizes=[1,a]", "key 'sizes[1]' is 'a' (str); it must be int"),
-        ("pair=[1]", "key 'pair' is [1] (list); it must be tuple[int, str]"),
-        ("slots=many", "key 'slots' is 'many' (str); it must be int or 'auto'"),
-        ("flag=1", "key 'flag' is 1 (int); it must be bool"),
+        ("inner.budget=true", "key 'inner.budget' is True (bool); it must be a whole number"),
+        ("inner.rate=abc", "key 'inner.rate' is 'abc' (str); it must be a number"),
+        ("sizes=[1,a]", "key 'sizes[1]' is 'a' (str); it must be a whole number"),
+        ("pair=[1]", "key 'pair' is [1] (list); it must be a list of 2: a whole number, a text"),
+        ("slots=many", "key 'slots' is 'many' (str); it must be a whole number or auto"),
+        ("flag=1", "key 'flag' is 1 (int); it must be true or false"),
         ("seed", "override 'seed' is not of the form key=value"),
         ("inner.rate.x=1", "goes below 'rate', which is already set to 0.1"),
         ("sizes=[1", "is not YAML"),
@@ -109,9 +109,34 @@ def test_numbers_in_exponent_form_are_numbers(tmp_path):
     assert config.load(Outer, tmp_path / "r.yaml").inner.rate == 1e-5
 
 
-def test_describe_lists_every_key():
-    lines = config.describe(Outer)
-    assert "out: str (required)" in lines and "inner.rate: float = 1e-05" in lines and "log_every: int = 10" in lines
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    inner: Inner = Inner(rate=0.5)
+    other: Inner | None = None
+
+
+def test_a_key_changes_itself_alone():
+    """Beside it stands what the holder's default says, where it has one, and not the default of the class below it."""
+    changed = config.load(Holder, None, ["inner.budget=3", "other.budget=4"])
+    assert changed.inner == Inner(rate=0.5, budget=3) and changed.other == Inner(budget=4)
+
+
+@pytest.mark.parametrize(
+    "hint, words",
+    [
+        (int | Literal["auto"], "a whole number or auto"),
+        (bool, "true or false"),
+        (str | tuple[str, ...], "a text or a list of texts"),
+        (tuple[int, int] | None, "a list of 2 whole numbers or null"),
+        (tuple[int, str], "a list of 2: a whole number, a text"),
+        (tuple[tuple[int, int], ...], "a list of entries: a list of 2 whole numbers"),
+        (Literal["float32", "bfloat16"] | None, "float32 or bfloat16 or null"),
+        (dict[str, float], "names and values"),
+        (Inner | None, "keys of its own or null"),
+    ],
+)
+def test_types_in_words(hint, words):
+    assert config.in_words(hint) == words
 
 
 @dataclasses.dataclass(frozen=True)

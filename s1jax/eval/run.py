@@ -49,9 +49,9 @@ class EvalRun(ModelRun):
     """A benchmark and how it is answered.
 
     Attributes:
-      benchmark: a name of the registry, or a file of one's own (JSONL, Parquet).
+      benchmark: a key of `BENCHMARKS`, or a file of one's own (JSONL, Parquet).
       benchmark_source: a file, a folder or a hub id with the questions of a registered benchmark.
-      grader: a key of `s1jax.grading.grade.KINDS`; None: the benchmark's.
+      grader: how answers are graded, a key of `KINDS`; None: the benchmark's.
       limit: the first so many questions only.
       instruction: put after the question and an empty line; upstream has none.
       budgets: a sweep: one setting for each thinking budget.

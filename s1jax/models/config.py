@@ -8,7 +8,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3's stretch of long wavelengths (transformers `rope_type: llama3`)."""
+    """Llama 3's stretch of long wavelengths (transformers `rope_type: llama3`).
+
+    Attributes:
+      factor: by which long wavelengths are stretched.
+      low_freq_factor: wavelengths above `original_max_position` over it are stretched whole.
+      high_freq_factor: wavelengths below `original_max_position` over it stay; between the two it is blended.
+      original_max_position: longest sequence before the stretch.
+    """
 
     factor: float
     low_freq_factor: float
@@ -21,12 +28,21 @@ class DecoderConfig:
     """Sizes by their letters, and what a family switches.
 
     Attributes:
-      family: key of `FAMILIES`.
-      D, K, G, H, F, V, L: sizes, in the letters of `axes`; the model has `K * G` query heads.
-      rope_theta, norm_eps, max_position: as in the checkpoint's `config.json`.
+      family: a key of `s1jax.models.FAMILIES`.
+      D: width of the model.
+      K: key and value heads.
+      G: query heads per kv head; the model has `K * G` query heads.
+      H: width of a head.
+      F: width of the feed-forward.
+      V: vocabulary.
+      L: layers.
+      rope_theta: base of the rotary embedding's wavelengths.
+      norm_eps: added to the mean square in RMS norms.
+      max_position: longest sequence.
       tied: the head is the transposed embedding.
-      qkv_bias, qk_norm: biases on q, k and v; RMS norm per head on q and k.
-      rope_scaling: None where positions are not stretched.
+      qkv_bias: biases on q, k and v.
+      qk_norm: RMS norm per head on q and k.
+      rope_scaling: Llama 3's stretch of the rotary embedding; None where positions are not stretched.
     """
 
     family: str

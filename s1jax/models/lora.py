@@ -32,7 +32,13 @@ TARGETS = {
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    """Rank R, the scale `alpha / rank` of the low-rank term, and which matrices of a layer have one."""
+    """Low-rank adapters of the matrices of each layer.
+
+    Attributes:
+      rank: of the two factors, R.
+      alpha: the low-rank term is scaled by `alpha / rank`.
+      targets: which matrices have one, keys of `TARGETS`.
+    """
 
     rank: int = 16
     alpha: float = 32.0

@@ -38,7 +38,14 @@ LOSS: axes.Rules = {"B": "data", "V": ("tensor", "fsdp", "context")}
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each mesh axis; one of them may be -1: what the others leave."""
+    """Devices along each mesh axis; one of them may be -1: what the others leave.
+
+    Attributes:
+      data: ways that the batch is divided, each with a copy of the parameters; when decoding, independent engines.
+      fsdp: ways that batch and parameters are both divided.
+      context: ways that the time of a row is divided, and the parameters with it.
+      tensor: ways that heads, feed-forward and vocabulary are divided.
+    """
 
     data: int = 1
     fsdp: int = -1

@@ -35,11 +35,12 @@ class PlanRun(TrainRun):
     """A recipe of `train`, and the topology to plan it for. No data, tokenizer or weights are read.
 
     Attributes:
-      topology: `h100:1x8` (hosts x GPUs), `v5p:2x4x4`, `v6e:8x8`, `cpu:8`.
+      data: as in the recipe; only the block counts, its rows are not read.
+      topology: the devices, as `h100:1x8` (hosts x GPUs), `v5p:2x4x4`, `v6e:8x8`, `cpu:8`.
       mesh: as in the recipe, or `search`: the fastest by estimate of the meshes, remats and offloads that fit.
       rows: rows of a step and their length; None: what the mesh takes at once, of `data.block` ids.
-      examples: of the data set.
-      ids: of an example, for the time of the run; None: every row of every step is full.
+      examples: in the data set.
+      ids: tokens of an example, for the time of the run; None: every row of every step is full.
       mfu: share of the devices' peak that the time of the run is given for.
       engine: plan the decode step of this engine in place of the train step; `mesh.tensor` devices hold it.
     """

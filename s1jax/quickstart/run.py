@@ -55,7 +55,8 @@ class QuickstartRun:
     Attributes:
       seed: of the questions, the weights, the order of examples and the votes.
       steps: optimizer steps; None: what the task needs.
-      pool, held_out: rows before curation and questions of the evaluation; None: the task's numbers.
+      pool: rows before curation; None: the task's number.
+      held_out: questions of the evaluation; None: the task's number.
       out: where everything is written.
     """
 

@@ -16,7 +16,11 @@ from s1jax.train.packing import PackingConfig
 
 @dataclasses.dataclass(frozen=True)
 class RandomModel:
-    """A model of these sizes with random weights drawn from the run's seed."""
+    """A model with random weights.
+
+    Attributes:
+      init: its sizes; the weights are drawn from the run's seed.
+    """
 
     init: DecoderConfig
 
@@ -48,19 +52,25 @@ class TrainRun:
       tokenizer: folder or hub id; by default the model's.
       chat_template: file with a Jinja template in place of the tokenizer's.
       eval_rows: held-out data sets, rendered like the training rows, for the validation loss.
-      epochs, steps: length of the run; `steps` decides where it is given.
+      epochs: how often every example is seen.
+      steps: length of the run in updates, in place of `epochs`.
       global_batch: examples of an update.
       micro_batch: rows that a device takes at once; accumulation follows from it and the mesh.
-      packing, loss, optimizer: see there.
-      lora: train adapters of this rank, scale and targets beside the unchanged model, which is then held in `dtype`.
+      packing: how the examples of an update become rows of equal length.
+      loss: how the loss is normed and computed.
+      optimizer: AdamW with warm-up and cosine decay.
+      lora: train adapters beside the unchanged model, which is then held in `dtype`.
       dtype: compute type; parameters and their gradients are float32.
-      remat: what the backward pass recomputes, a key of `remat.REMAT`.
+      remat: what the backward pass recomputes, from the most memory to the least: a key of `s1jax.train.remat.REMAT`.
       offload_optimizer: keep the moments in the hosts' memory between updates.
-      attention: `auto`, or a key of `attention.BACKENDS`.
+      attention: `auto`, or a key of `s1jax.models.attention.BACKENDS`.
       seed: of the order of examples, and of random weights.
+      mesh: devices along each mesh axis; one of them may be -1: what the others leave.
+      save: checkpoints, and the model at the end.
+      log: what a run says while it works.
       eval_every: steps between two validations; one is made before each save in any case.
       profile_steps: first step to trace and how many.
-      out: folder of the run.
+      out: folder of the run; by default `runs/` and the name of the recipe.
     """
 
     model: str | RandomModel

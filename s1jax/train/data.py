@@ -17,12 +17,12 @@ class DataConfig:
     Attributes:
       rows: data sets (file, folder or hub id), one after another.
       split: of a hub data set.
-      preset: thinking markers, a key of `tokens.PRESETS`.
+      preset: thinking markers, a key of `PRESETS`.
       markers: four texts of one's own instead of a preset.
       teacher: which trace where a row has several (`deepseek`, `gemini`).
       system: a system turn; None for what the chat template puts by itself.
       answer_prefix: put before an answer that lacks it; None for none.
-      block: most ids of an example (upstream's block size).
+      block: most tokens of an example (upstream's block size).
       over_length: what happens to longer ones. `keep` cuts them, and then their answer is lost.
     """
 

@@ -22,7 +22,7 @@ from s1jax.parallel.mesh import LOSS
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """The loss.
+    """How the loss is normed and computed.
 
     Attributes:
       norm: `example`, the mean over examples of the mean over their tokens (as upstream with one sequence a device);

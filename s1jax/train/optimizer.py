@@ -19,12 +19,16 @@ class OptimizerConfig:
 
     Attributes:
       learning_rate: the peak.
-      warmup: share of all steps, or `warmup_steps` outright; the first update has learning rate 0.
+      warmup: share of all steps in which the rate rises; the first update has learning rate 0.
+      warmup_steps: those steps outright, in place of `warmup`.
       final: share of the peak that the cosine ends in.
-      b1, b2, eps: of Adam.
+      b1: decay of Adam's first moment.
+      b2: decay of Adam's second moment.
+      eps: added to the root of Adam's second moment.
       weight_decay: on every parameter but biases (norm weights decay too, as upstream's do).
       clip: largest global norm of the gradient; None for no limit.
-      mu, nu: types of the two moments.
+      mu: type of the first moment.
+      nu: type of the second moment.
     """
 
     learning_rate: float = 1e-5

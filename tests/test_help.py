@@ -1,0 +1,168 @@
+"""`s1jax VERB --help`: every key, what it means, and a default that is the default."""
+
+import dataclasses
+import importlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from s1jax import __main__ as cli
+from s1jax import config, help
+from s1jax.benchmarks import BENCHMARKS
+from s1jax.grading.grade import KINDS
+from s1jax.models import FAMILIES
+from s1jax.models.attention import BACKENDS
+from s1jax.models.lora import TARGETS
+from s1jax.text.tokens import PRESETS
+from s1jax.train.remat import REMAT
+
+SAMPLES = {"a text": "x", "a whole number": "3", "a number": "0.5", "a list of texts": "[x]"}
+
+
+def config_class(verb: str) -> type:
+    return getattr(importlib.import_module(cli.VERBS[verb].module), cli.VERBS[verb].config)
+
+
+def keys_of(verb: str) -> dict[str, help.Key]:
+    return {key.name: key for section in help.sections(config_class(verb)) for key in section.keys}
+
+
+def printed(verb: str, capsys) -> str:
+    assert cli.main([verb, "--help"]) == 0
+    return capsys.readouterr().out
+
+
+def given(key: help.Key) -> str:
+    """A key with its default, or with some value of its type where it has none."""
+    first = key.type.split(" or ")[0]
+    return f"{key.name}={SAMPLES.get(first, '[{name: x}]') if key.value is None else key.value}"
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_key_is_explained_in_plain_words(verb, capsys):
+    for key in keys_of(verb).values():
+        assert re.search(r"\w{2}", key.sentence), f"{key.name} has no sentence in its class's Attributes"
+    text = printed(verb, capsys)
+    assert f"\nexample: {cli.VERBS[verb].example}\n" in text and "\n  env  " in text
+    for word in ("typing.", "Union[", "Literal", "NoneType", "<class", "None", "Attributes:", "key of `", "keys of `"):
+        assert word not in text, f"{word} stands in the help of {verb}"
+    lines = text.splitlines()
+    for name in keys_of(verb):
+        assert sum(line.startswith((f"  {name}=", f"  {name} ", f"  {name}*")) for line in lines) == 1, name
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_defaults_are_what_a_run_takes(verb):
+    """All keys written as help shows them, and none of them: the same config. So no key is missing its default."""
+    cls, sections = config_class(verb), help.sections(config_class(verb))
+    keys = [key for part in sections for key in part.keys if not key.is_optional and "[]" not in key.name]
+    required = [given(key) for key in keys if key.value is None]
+    shown = [given(key) for key in keys if key.value]
+    assert config.load(cls, None, [*required, *shown]) == config.load(cls, None, required)
+    for part in sections:
+        if part.keys[0].is_optional and "[]" not in part.name:
+            # An optional section: with its required keys alone, and with all of them as they are shown.
+            needed = [given(key) for key in part.keys if key.value is None] or [given(part.keys[0])]
+            own = [given(key) for key in part.keys if key.value]
+            beside = [item for item in required if not part.name.startswith(item.partition("=")[0] + ".")]
+            around = [outer for outer in sections if part.name.startswith(f"{outer.name}.") and outer.name]
+            beside += [given(key) for outer in around for key in outer.keys if key.value is None]
+            assert config.load(cls, None, [*beside, *needed, *own]) == config.load(cls, None, [*beside, *needed])
+
+
+@pytest.mark.parametrize(
+    "verb, name, registry",
+    [
+        ("curate", "sources[].kind", importlib.import_module("curation.sources").LOADERS),
+        ("curate", "stages", importlib.import_module("curation").STAGES),
+        ("train", "model.init.family", FAMILIES),
+        ("train", "attention", BACKENDS),
+        ("train", "remat", REMAT),
+        ("train", "lora.targets", TARGETS),
+        ("train", "data.preset", PRESETS),
+        ("eval", "benchmark", BENCHMARKS),
+        ("eval", "grader", KINDS),
+        ("generate", "answers", KINDS),
+    ],
+)
+def test_open_lists_are_named(verb, name, registry):
+    assert f"of {', '.join(registry)}" in keys_of(verb)[name].sentence
+
+
+def test_what_must_be_given_and_what_is_off(capsys):
+    text = printed("train", capsys)
+    required = re.findall(r"^  (\S+)=\.\.\..* required\)$", text, re.MULTILINE)
+    assert required == ["model", "data.rows"]
+    assert "\nmodel.init: where model is not a text; " in text and "  model.init.D=...  " in text
+    assert "\nlora: off by default, on with any of these keys; " in text and "\n  lora=null  " in text
+    assert "\n  mesh.fsdp=-1*  " in text and "\n  seed=42  " in text
+    assert re.search(r"^  mesh\*  .*`search`.* \(keys of its own or search\)$", printed("plan", capsys), re.MULTILINE)
+    assert "\n  mesh.fsdp=1*  " in printed("eval", capsys), "the default of the run, not that of the class of its mesh"
+
+
+@dataclasses.dataclass(frozen=True)
+class Short:
+    """Stops early.
+
+    Attributes:
+      kind: this.
+      limit: tokens at
+        most.
+      header: put first; None for none.
+    """
+
+    kind: str = "short"
+    limit: int = 5
+    header: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Long:
+    """Goes on.
+
+    Attributes:
+      kind: this.
+      header: put first; None for none.
+      words: what is said, a key of `nowhere.NAMES`.
+    """
+
+    kind: str = "long"
+    header: str | None = None
+    words: tuple[str, ...] = ("Wait", "So")
+
+
+@dataclasses.dataclass(frozen=True)
+class ChoiceRun:
+    """A run.
+
+    Attributes:
+      control: how long a row is.
+    """
+
+    control: Short | Long = config.choice(Short(), lambda: {"short": Short, "long": Long})
+
+
+def test_each_kind_shows_its_own_keys():
+    common, short, long = map(str, help.sections(ChoiceRun))
+    assert common.splitlines() == [
+        "control: how long a row is",
+        "  control.kind=short  short: Stops early; long: Goes on (one of short, long)",
+        "  control.header=null  put first; null for none (a text or null)",
+    ]
+    assert short.splitlines() == [
+        "control with control.kind=short: Stops early",
+        "  control.limit=5  tokens at most (a whole number)",
+    ]
+    assert long.splitlines()[1] == (
+        "  control.words=[Wait, So]  what is said, a key of `nowhere.NAMES` (a list of texts)"
+    ), "a registry that is not there stays as it is written"
+
+
+def test_help_of_curate_needs_no_jax():
+    code = (
+        "import sys; sys.modules['jax'] = None; from s1jax.__main__ import main; sys.exit(main(['curate', '--help']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "sources[].kind" in done.stdout, done.stderr[-2000:]
