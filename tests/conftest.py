@@ -10,8 +10,17 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path.home() / ".c
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import pytest  # noqa: E402  (the environment must be set before anything imports jax)
+import shape_exempt  # noqa: E402
+import shape_plugin  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
+SHAPES = shape_plugin.Shapes(shape_plugin.alphabet(REPOSITORY / "s1jax/parallel/axes.py"), shape_exempt.EXEMPT)
+shape_plugin.install("s1jax", SHAPES)
+
+
+def pytest_configure(config):
+    """Names of arrays are held to their letters wherever a test goes."""
+    config.pluginmanager.register(shape_plugin.Plugin(SHAPES), "shapes")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ stripes: a device has a piece of the beginning, of the end and of all between, s
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from s1jax.config import BadInput
-from s1jax.models import attention_kernels
+from s1jax.models import attention_kernels, layers
 from s1jax.models.decoder import Attend, DecoderConfig
 from s1jax.models.time import cut_time, join_time, nearest_divisor
 from s1jax.parallel.axes import constrain
@@ -195,16 +194,16 @@ def _xla(q_BTKGH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, rows: Segment
 
 def _of_queries(keys: tuple[jax.Array, ...], queries: tuple[jax.Array, ...]) -> jax.Array:
     k_BSKH, v_BSKH, segments_BS, positions_BS = keys
-    q_BCKGH, segments_BC, positions_BC = queries
-    return dot_attention(q_BCKGH, k_BSKH, v_BSKH, visible(segments_BC, positions_BC, segments_BS, positions_BS))
+    q_BTKGH, segments_BT, positions_BT = queries
+    return layers.attention(q_BTKGH, k_BSKH, v_BSKH, visible(segments_BT, positions_BT, segments_BS, positions_BS))
 
 
 def _in_chunks(of: Callable, queries: tuple[jax.Array, ...], keys: int, ways: int, devices: int) -> jax.Array:
     """`of(queries)`; piece by piece, recomputed in the backward pass, where the scores would be too many."""
-    B, C, K, G, _ = queries[0].shape
+    B, T, K, G, _ = queries[0].shape
     most = max(1, SCORES * devices // (B * K * G * keys))
-    chunk = nearest_divisor(C // ways, max(1, most // ways))
-    if chunk == C // ways:
+    chunk = nearest_divisor(T // ways, max(1, most // ways))
+    if chunk == T // ways:
         return of(queries)
     parts = tuple(cut_time(x, chunk, ways) for x in queries)
     return join_time(jax.lax.map(jax.checkpoint(of), parts), ways)
@@ -216,16 +215,6 @@ def _in_order(x: jax.Array, stripes: int, ways: int) -> jax.Array:
         return x
     parts = cut_time(x, x.shape[1] // ways // stripes, ways)
     return jnp.moveaxis(parts, 0, 1).reshape(x.shape)
-
-
-def dot_attention(q_BTKGH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-    """Attention in plain XLA, softmax in float32, heads before time so that no array of scores is transposed."""
-    q_BKGTH, k_BKSH, v_BKSH = (jnp.moveaxis(x, 1, axis) for x, axis in ((q_BTKGH, 3), (k_BSKH, 2), (v_BSKH, 2)))
-    score_BKGTS = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32)
-    score_BKGTS = score_BKGTS * (1.0 / math.sqrt(q_BTKGH.shape[-1]))
-    score_BKGTS = jnp.where(mask_BTS[:, None, None], score_BKGTS, jnp.finfo(jnp.float32).min)
-    weight_BKGTS = jax.nn.softmax(score_BKGTS, axis=-1).astype(v_BSKH.dtype)
-    return jnp.moveaxis(jnp.einsum("BKGTS,BKSH->BKGTH", weight_BKGTS, v_BKSH), 3, 1)
 
 
 def visible(

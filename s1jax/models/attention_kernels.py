@@ -77,21 +77,21 @@ def cudnn_offsets(q_BTKGH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, rows
     """cuDNN's attention over packed rows, by the offset and length of each segment. Hopper or later."""
     function, mask_type = _offsets_function()
     B, T, K, G, H = q_BTKGH.shape
-    starts_BM, lengths_BM = segment_bounds(rows.segments_BT, rows.most)
-    has_BM = lengths_BM > 0
-    lengths_BM = jnp.where(has_BM, lengths_BM, -1)
+    starts_BN, lengths_BN = segment_bounds(rows.segments_BT, rows.most)
+    has_BN = lengths_BN > 0
+    lengths_BN = jnp.where(has_BN, lengths_BN, -1)
     # Offsets are starts and, behind the last segment, its end; -1 where there is no segment.
     total_B = jnp.sum(rows.segments_BT > 0, axis=1)
-    starts = jnp.concatenate([jnp.where(has_BM, starts_BM, -1), jnp.full((B, 1), -1, jnp.int32)], axis=1)
-    count_B = jnp.sum(has_BM, axis=1)
+    starts = jnp.concatenate([jnp.where(has_BN, starts_BN, -1), jnp.full((B, 1), -1, jnp.int32)], axis=1)
+    count_B = jnp.sum(has_BN, axis=1)
     offsets = jnp.where(jnp.arange(rows.most + 1) == count_B[:, None], total_B[:, None], starts).astype(jnp.int32)
     q, k, v = (_without_padding(x, rows.segments_BT) for x in (q_BTKGH, k_BTKH, v_BTKH))
     out = function(
         q.reshape(B, T, K * G, H),
         k,
         v,
-        q_seqlen=lengths_BM,
-        kv_seqlen=lengths_BM,
+        q_seqlen=lengths_BN,
+        kv_seqlen=lengths_BN,
         q_offsets=offsets,
         kv_offsets=offsets,
         scale=1.0 / math.sqrt(H),
@@ -105,35 +105,35 @@ def cudnn_gathered(
 ) -> jax.Array:
     """Public functions alone: segments are gathered into rows of their own, attended with their lengths, put back."""
     B, T, K, G, H = q_BTKGH.shape
-    M, C = rows.most, min(rows.longest, T)
-    starts_BM, lengths_BM = segment_bounds(rows.segments_BT, M)
-    index_BMC = jnp.minimum(starts_BM[:, :, None] + jnp.arange(C), T - 1)
+    N, A = rows.most, min(rows.longest, T)
+    starts_BN, lengths_BN = segment_bounds(rows.segments_BT, N)
+    index_BNA = jnp.minimum(starts_BN[:, :, None] + jnp.arange(A), T - 1)
 
     def gather(x: jax.Array) -> jax.Array:
-        rows_of = jax.vmap(lambda x_T, index_MC: x_T[index_MC])(x, index_BMC)
-        return rows_of.reshape(B * M, C, *x.shape[2:])
+        rows_of = jax.vmap(lambda x_T, index_NA: x_T[index_NA])(x, index_BNA)
+        return rows_of.reshape(B * N, A, *x.shape[2:])
 
     q, k, v = (gather(_without_padding(x, rows.segments_BT)) for x in (q_BTKGH, k_BTKH, v_BTKH))
-    lengths = lengths_BM.reshape(B * M)
+    lengths = lengths_BN.reshape(B * N)
     out = jax.nn.dot_product_attention(
-        q.reshape(B * M, C, K * G, H),
+        q.reshape(B * N, A, K * G, H),
         k,
         v,
         is_causal=True,
         query_seq_lengths=lengths,
         key_value_seq_lengths=lengths,
         implementation=implementation,
-    ).reshape(B, M, C, K, G, H)
-    out = jnp.where((jnp.arange(C) < lengths_BM[:, :, None])[..., None, None, None], out, 0)
+    ).reshape(B, N, A, K, G, H)
+    out = jnp.where((jnp.arange(A) < lengths_BN[:, :, None])[..., None, None, None], out, 0)
     segment_BT = jnp.maximum(rows.segments_BT - 1, 0)
-    back = jax.vmap(lambda out_MC, segment_T, position_T: out_MC[segment_T, position_T])
-    return _without_padding(back(out, segment_BT, jnp.minimum(rows.positions_BT, C - 1)), rows.segments_BT)
+    back = jax.vmap(lambda out_NA, segment_T, position_T: out_NA[segment_T, position_T])
+    return _without_padding(back(out, segment_BT, jnp.minimum(rows.positions_BT, A - 1)), rows.segments_BT)
 
 
 def segment_bounds(segments_BT: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
-    """Start and length `[B, M]` of segments 1..M of each row, int32; length 0 where there is none."""
-    is_BMT = segments_BT[:, None, :] == jnp.arange(1, most + 1)[:, None]
-    return jnp.argmax(is_BMT, axis=2).astype(jnp.int32), jnp.sum(is_BMT, axis=2, dtype=jnp.int32)
+    """Start and length `[B, N]` of segments 1..N of each row, int32; length 0 where there is none."""
+    is_BNT = segments_BT[:, None, :] == jnp.arange(1, most + 1)[:, None]
+    return jnp.argmax(is_BNT, axis=2).astype(jnp.int32), jnp.sum(is_BNT, axis=2, dtype=jnp.int32)
 
 
 def _without_padding(x: jax.Array, segments_BT: jax.Array) -> jax.Array:

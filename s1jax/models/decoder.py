@@ -120,9 +120,11 @@ def forward(
 ) -> tuple[jax.Array, Any]:
     """Hidden states `[B, T, D]` after the final norm, and the new attention state.
 
+    Profiles and HLO name its parts `embed`, `attention`, `mlp`, `norm` and, of `logits`, `head`.
+
     Args:
       model: stacked (layers run in a scan) or unstacked (layers run one after another).
-      tokens_BT, positions_BT: ids and their positions in their own sequences.
+      tokens_BT, positions_BT: tokens and their positions in their own sequences.
       attend: reads and writes the state of one layer.
       state: a pytree with leading L for a stacked model, a sequence of L states for an unstacked one, or None.
       dtype: compute type; parameters are cast where they are used.
@@ -130,7 +132,8 @@ def forward(
       unroll: compile stacked layers one after another: for few small ones, a scan's copies cost more than its program.
     """
     config = model.config
-    x_BTD = take(model.embed.get_value(), tokens_BT, "BTD", LOOKUP).astype(dtype)
+    with jax.named_scope("embed"):
+        x_BTD = take(model.embed.get_value(), tokens_BT, "BTD", LOOKUP).astype(dtype)
     angles = layers.rotary_angles(positions_BT, config.inverse_frequencies)
 
     def layer(x_BTD: jax.Array, block_and_state: tuple[Block, Any]) -> tuple[jax.Array, Any]:
@@ -156,7 +159,21 @@ def _layer(
     angles: tuple[jax.Array, jax.Array],
     attend: Attend,
 ) -> tuple[jax.Array, Any]:
-    h_BTD = layers.rms_norm(x_BTD, block.attn_norm, config.norm_eps)
+    with jax.named_scope("attention"):
+        h_BTD = layers.rms_norm(x_BTD, block.attn_norm, config.norm_eps)
+        q_BTKGH, k_BTKH, v_BTKH = _project(config, h_BTD, block)
+        q_BTKGH = constrain(layers.rotate(q_BTKGH, *angles), "BTKGH")
+        k_BTKH = constrain(layers.rotate(k_BTKH, *angles), "BTKH")
+        o_BTKGH, state = attend(q_BTKGH, k_BTKH, constrain(v_BTKH, "BTKH"), state)
+        x_BTD = constrain(x_BTD + einsum("BTKGH,KGHD->BTD", o_BTKGH, block.o.get_value()), "BTD")
+    with jax.named_scope("mlp"):
+        h_BTD = layers.rms_norm(x_BTD, block.mlp_norm, config.norm_eps)
+        gate, up, down = block.gate.get_value(), block.up.get_value(), block.down.get_value()
+        return constrain(x_BTD + layers.swiglu(h_BTD, gate, up, down, constrain), "BTD"), state
+
+
+def _project(config: DecoderConfig, h_BTD: jax.Array, block: Block) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries, keys and values before the rotation."""
     q_BTKGH = einsum("BTD,DKGH->BTKGH", h_BTD, block.q.get_value())
     k_BTKH = einsum("BTD,DKH->BTKH", h_BTD, block.k.get_value())
     v_BTKH = einsum("BTD,DKH->BTKH", h_BTD, block.v.get_value())
@@ -167,13 +184,7 @@ def _layer(
     if config.qk_norm:
         q_BTKGH = layers.rms_norm(q_BTKGH, block.q_norm, config.norm_eps)
         k_BTKH = layers.rms_norm(k_BTKH, block.k_norm, config.norm_eps)
-    q_BTKGH = constrain(layers.rotate(q_BTKGH, *angles), "BTKGH")
-    k_BTKH = constrain(layers.rotate(k_BTKH, *angles), "BTKH")
-    o_BTKGH, state = attend(q_BTKGH, k_BTKH, constrain(v_BTKH, "BTKH"), state)
-    x_BTD = constrain(x_BTD + einsum("BTKGH,KGHD->BTD", o_BTKGH, block.o.get_value()), "BTD")
-    h_BTD = layers.rms_norm(x_BTD, block.mlp_norm, config.norm_eps)
-    gate, up, down = block.gate.get_value(), block.up.get_value(), block.down.get_value()
-    return constrain(x_BTD + layers.swiglu(h_BTD, gate, up, down, constrain), "BTD"), state
+    return q_BTKGH, k_BTKH, v_BTKH
 
 
 def head(model: Model) -> tuple[str, Weight]:
@@ -181,6 +192,7 @@ def head(model: Model) -> tuple[str, Weight]:
     return ("VD", model.embed.get_value()) if model.config.tied else ("DV", model.head.get_value())  # pyright: ignore
 
 
+@jax.named_scope("head")
 def logits(model: Model, x_BTD: jax.Array) -> jax.Array:
     """Float32 logits `[B, T, V]`; accumulated in float32, because bf16 logits tie and then the order of ids decides."""
     letters, weight = head(model)

@@ -1,4 +1,4 @@
-"""The pure functions that decoder families share: norm, rotary embedding, reference attention, feed-forward."""
+"""The pure functions that decoder families share: norm, rotary embedding, attention of whole rows, feed-forward."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from s1jax.parallel.axes import Weight, constrain, einsum
+from s1jax.parallel.axes import Weight, einsum
 
 
 def param(letters: str, shape: tuple[int, ...], rngs: nnx.Rngs, *, scale: float | None = None) -> nnx.Param:
@@ -26,6 +26,7 @@ def param(letters: str, shape: tuple[int, ...], rngs: nnx.Rngs, *, scale: float 
     return nnx.Param(value, letters=letters)
 
 
+@jax.named_scope("norm")
 def rms_norm(x: jax.Array, weight_D: nnx.Param, eps: float) -> jax.Array:
     """Root-mean-square normalisation over the last dimension, in float32 (bf16 loses the small mean of squares)."""
     wide = x.astype(jnp.float32)
@@ -49,16 +50,17 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
 
 def attention(q_BTKGH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-    """Reference attention in plain XLA; softmax in float32. `mask_BTS` is true where a query sees a key.
+    """Attention of whole rows in plain XLA; softmax in float32. `mask_BTS` is true where a query sees a key.
 
-    A query that sees nothing (padding) gets the mean of all values, which is finite and never read.
+    Heads stand before time, so that no array of scores is transposed. A query that sees nothing (padding) gets the mean
+    of all values, which is finite and never read.
     """
-    k_BSKH, v_BSKH = constrain(k_BSKH, "BSKH"), constrain(v_BSKH, "BSKH")
-    scale = 1.0 / math.sqrt(q_BTKGH.shape[-1])
-    score_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32) * scale
+    q_BKGTH, k_BKSH, v_BKSH = (jnp.moveaxis(x, 1, axis) for x, axis in ((q_BTKGH, 3), (k_BSKH, 2), (v_BSKH, 2)))
+    score_BKGTS = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32)
+    score_BKGTS = score_BKGTS * (1.0 / math.sqrt(q_BTKGH.shape[-1]))
     score_BKGTS = jnp.where(mask_BTS[:, None, None], score_BKGTS, jnp.finfo(jnp.float32).min)
     weight_BKGTS = jax.nn.softmax(score_BKGTS, axis=-1).astype(v_BSKH.dtype)
-    return jnp.einsum("BKGTS,BSKH->BTKGH", weight_BKGTS, v_BSKH)
+    return jnp.moveaxis(jnp.einsum("BKGTS,BKSH->BKGTH", weight_BKGTS, v_BKSH), 3, 1)
 
 
 def swiglu(x_BTD: jax.Array, gate_DF: Weight, up_DF: Weight, down_FD: Weight, place: Callable) -> jax.Array:

@@ -3,10 +3,18 @@
     B batch row      T query time     S key time / cache slot
     D model          K kv head        G queries per kv head     H head width
     F feed-forward   V vocabulary     L layer                   R rank of an adapter
+    N segment of a packed row         A place within a segment
 
-The same letters are the suffix of a variable (`x_BTD`), the einsum (`"BTD,DKGH->BTKGH"`), the declaration of a
-parameter, the row of the Hugging Face layout table and the keys of the sharding rules. They name logical dimensions,
-never placement. Placement is ambient: inside `placed(mesh, rules)` results are constrained by the rules, outside it
+and, in the automata of controls (`s1jax.control`),
+
+    J delimiter      M match state    C class of tokens         E event          Y byte
+    W recent token   X recent token that is compared            P pattern size
+    Q text to put    I place in it    U pause threshold
+
+A letter means one thing everywhere; the test suite compares the arrays of every call with their letters. The same
+letters are the suffix of a variable (`x_BTD`), the einsum (`"BTD,DKGH->BTKGH"`), the declaration of a parameter, the
+row of the Hugging Face layout table and the keys of the sharding rules. They name logical dimensions, never placement.
+Placement is ambient: inside `placed(mesh, rules)` results are constrained by the rules, outside it
 nothing happens, so a model runs on one device without knowing of meshes.
 """
 
@@ -34,6 +42,19 @@ ALPHABET = {
     "V": "vocabulary",
     "L": "layer",
     "R": "adapter rank",
+    "N": "segment of a packed row",
+    "A": "place within a segment",
+    "J": "delimiter",
+    "M": "match state",
+    "C": "class of tokens",
+    "E": "event",
+    "Y": "byte",
+    "W": "recent token",
+    "X": "recent token that is compared",
+    "P": "pattern size",
+    "Q": "text to put",
+    "I": "place in a text to put",
+    "U": "pause threshold",
 }
 
 Rules = Mapping[str, str | tuple[str, ...]]

@@ -37,11 +37,12 @@ class LossConfig:
 def token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
     """Negative log-probability of each target `[B, T]`. The target's logit is found by comparison: V may be sharded."""
     logits_BTV = constrain(logits_BTV, "BTV")
-    ids_V = jax.lax.broadcasted_iota(targets_BT.dtype, logits_BTV.shape, 2)
-    chosen_BT = jnp.sum(jnp.where(ids_V == targets_BT[..., None], logits_BTV, 0.0), axis=-1)
+    token_BTV = jax.lax.broadcasted_iota(targets_BT.dtype, logits_BTV.shape, 2)
+    chosen_BT = jnp.sum(jnp.where(token_BTV == targets_BT[..., None], logits_BTV, 0.0), axis=-1)
     return jax.nn.logsumexp(logits_BTV, axis=-1) - chosen_BT
 
 
+@jax.named_scope("loss")
 def weighted_loss(
     model: Model,
     x_BTD: jax.Array,
@@ -67,11 +68,11 @@ def weighted_loss(
         weight = constrain(weight, letters)
 
     def of_chunk(total: jax.Array, part: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        x_BCD = constrain(part[0], "BTD")
+        x_BTD = constrain(part[0], "BTD")
         with _by_vocabulary(mesh, V):
-            x_BCD, targets_BC, weights_BC = (constrain(x, "BTD"[: x.ndim]) for x in (x_BCD, *part[1:]))
-            logits_BCV = einsum(f"BTD,{letters}->BTV", x_BCD, weight, accumulate=jnp.float32)
-            return total + jnp.sum(weights_BC * token_losses(logits_BCV, targets_BC)), None
+            x_BTD, targets_BT, weights_BT = (constrain(x, "BTD"[: x.ndim]) for x in (x_BTD, *part[1:]))
+            logits_BTV = einsum(f"BTD,{letters}->BTV", x_BTD, weight, accumulate=jnp.float32)
+            return total + jnp.sum(weights_BT * token_losses(logits_BTV, targets_BT)), None
 
     zero = jnp.zeros((), jnp.float32)
     if size == T // ways:

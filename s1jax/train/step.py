@@ -109,11 +109,11 @@ def loss_of(
     attend = attention.segmented(recipe.attention, rows, mesh)
     unroll = model.config.L <= UNROLLED and remat is None
     x_BTD, _ = forward(model, batch.tokens, batch.positions, attend, dtype=dtype, remat=remat, unroll=unroll)
-    targets, weights = batch.targets, batch.weights
+    hidden, targets, weights = x_BTD, batch.targets, batch.weights
     if batch.kept is not None:
-        x_BTD = jnp.take_along_axis(x_BTD, batch.kept[..., None], axis=1)
+        hidden = jnp.take_along_axis(hidden, batch.kept[..., None], axis=1)
         targets, weights = (jnp.take_along_axis(x, batch.kept, axis=1) for x in (targets, weights))
-    return weighted_loss(model, x_BTD, targets, weights, chunk=recipe.loss.chunk, mesh=mesh)
+    return weighted_loss(model, hidden, targets, weights, chunk=recipe.loss.chunk, mesh=mesh)
 
 
 def gradients(
@@ -121,7 +121,8 @@ def gradients(
 ) -> tuple[jax.Array, Any]:
     """Loss of all micro-batches `[A, B, T]`, and its gradient by what is trained.
 
-    Both are sums over the micro-batches, since the weights are of the whole step.
+    Both are sums over the micro-batches, since the weights are of the whole step. In profiles and HLO the backward pass
+    of a part is what JAX calls `transpose(jvp(part))`.
     """
     of_rows = jax.value_and_grad(loss_of)
     if batch.tokens.shape[0] == 1:
@@ -137,8 +138,9 @@ def gradients(
 def train_step(state: TrainState, batch: Batch, recipe: Recipe, mesh: Mesh | None = None) -> tuple[TrainState, Metrics]:
     """One update."""
     loss, grads = gradients(state.model, batch, recipe, mesh, state.base)
-    model, moments = optimizer.update(recipe.optimizer, recipe.steps, grads, state.optimizer, state.model)
-    rate = optimizer.learning_rate(recipe.optimizer, recipe.steps, state.step)
+    with jax.named_scope("optimizer"):
+        model, moments = optimizer.update(recipe.optimizer, recipe.steps, grads, state.optimizer, state.model)
+        rate = optimizer.learning_rate(recipe.optimizer, recipe.steps, state.step)
     return TrainState(state.step + 1, model, moments, state.base), Metrics(loss, optax.tree.norm(grads), rate)
 
 

@@ -1,0 +1,151 @@
+"""The plugin that holds names to shapes: what it reports, and what it leaves alone."""
+
+import dataclasses
+import importlib.util
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import shape_exempt
+from shape_plugin import HOOK, Exempt, Looker, Shapes, alphabet, compile_with_looks
+
+from s1jax.parallel import axes
+
+LETTERS = "BTDKXW"
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Two arrays of rows."""
+
+    count_B: np.ndarray
+    trail_BW: np.ndarray
+
+
+def reported(source: str, *calls: str, exempt: tuple[Exempt, ...] = (), looks: int = 100) -> list[str]:
+    """What is said of calls of functions in `source`, a module `m`."""
+    shapes = Shapes(LETTERS, exempt)
+    names = {"np": np, "State": State, HOOK: Looker(shapes, looks)}
+    exec(compile_with_looks(source, "m"), names)
+    for call in calls:
+        eval(call, names)
+    return list(shapes.wrong.values())
+
+
+def zeros(*shape: int) -> str:
+    return f"np.zeros({shape})"
+
+
+def test_a_wrong_rank_is_reported_of_arguments_locals_and_what_is_returned():
+    source = "def f(x_BTD):\n    y_BT = x_BTD\n    return y_BT"
+    assert reported(source, f"f({zeros(2, 3, 4)})") == ["m.f: y_BT: rank 3, shape (2, 3, 4)"]
+    assert reported(source, f"f({zeros(2, 3)})") == ["m.f: x_BTD: rank 2, shape (2, 3)"]
+    assert reported("def f(x_B): pass", f"f({zeros()})") == ["m.f: x_B: rank 0, shape ()"]
+
+
+def test_equal_letters_have_equal_sizes_in_a_call():
+    source = "def f(x_BT, y_TD):\n    return x_BT @ y_TD"
+    assert reported(source, f"f({zeros(2, 3)}, {zeros(3, 4)})", f"f({zeros(2, 5)}, {zeros(5, 4)})") == []
+    source = "def f(x_BT, y_BD):\n    if True:\n        return x_BT"
+    assert reported(source, f"f({zeros(2, 3)}, {zeros(4, 3)})") == ["m.f: y_BD: B is 4 here and 2 in x_BT"]
+    source = "def f(x_BT):\n    T = 5\n    return T"
+    assert reported(source, f"f({zeros(2, 3)})") == ["m.f: x_BT: T is 3 here and 5 in T"]
+
+
+def test_fields_of_dataclasses_are_looked_at():
+    source = "def f(state, x_B):\n    return x_B"
+    call = f"f(State({zeros(2)}, {zeros(3, 4)}), {zeros(2)})"
+    assert reported(source, call) == ["m.f: State.trail_BW: B is 3 here and 2 in State.count_B"]
+    one = f"f(State({zeros()}, {zeros(4)}), {zeros(2)})"
+    of_a_row = (Exempt("m", ("State",), "a row", without="B"),)
+    assert reported(source, one, exempt=of_a_row) == []
+    bad = f"f(State({zeros()}, {zeros()}), {zeros(2)})"
+    assert reported(source, bad, exempt=of_a_row) == ["m.f: State.trail_BW: rank 0, shape ()"]
+
+
+def test_a_letter_of_no_alphabet_is_reported():
+    assert reported("def f(x_BZ): pass", f"f({zeros(1, 1)})") == ["m.f: x_BZ: the letter Z stands in no alphabet"]
+
+
+def test_functions_inside_functions_and_classes_are_looked_at_for_themselves():
+    source = (
+        "def f(x_BT):\n    def g(y_B):\n        return x_BT\n    return g(x_BT[:, 0]), g(x_BT)\n"
+        "class A:\n    def h(self, z_B):\n        z = [z_B for z_B in (1, 2)]\n"
+    )
+    said = reported(source, f"f({zeros(2, 3)})", f"A().h({zeros(1, 2)})")
+    assert said == ["m.f.g: y_B: rank 2, shape (2, 3)", "m.A.h: z_B: rank 2, shape (1, 2)"]
+
+
+def test_what_is_no_array_and_what_raises_is_left_alone():
+    source = "def f(x_B, y_BT=None, lora_A=''):\n    MAX_B = np.zeros((1, 1))\n    return [x_BT for x_BT in x_B]"
+    assert reported(source, "f([1, 2])", "f('')") == []
+    source = "def f(x_B):\n    raise KeyError"
+    with pytest.raises(KeyError):
+        reported(source, f"f({zeros(2, 2)})")
+
+
+def test_a_function_is_looked_at_a_bounded_number_of_times():
+    source = "def f(x_B):\n    return x_B"
+    calls = [f"f({zeros(2)})"] * 3 + [f"f({zeros(2, 2)})"]
+    assert reported(source, *calls, looks=4) and not reported(source, *calls, looks=3)
+
+
+def test_code_computes_as_without_looks():
+    source = (
+        "def f(n, x_B=(1, 2)):\n    '''Said.'''\n    for i in range(n):\n        if i == 3:\n            return i\n"
+        "    else:\n        yield_B = n\n    return yield_B * 2\n"
+        "def g(n_B):\n    while n_B:\n        n_B -= 1\n        yield n_B\n"
+    )
+    plain: dict = {}
+    exec(source, plain)
+    looked = {HOOK: Looker(Shapes(LETTERS))}
+    exec(compile_with_looks(source, "m"), looked)
+    for names in (plain, looked):
+        assert [names["f"](n) for n in (0, 2, 5)] == [0, 4, 3] and list(names["g"](3)) == [2, 1, 0]
+    assert looked["f"].__doc__ == "Said." and looked["g"].__code__.co_firstlineno == plain["g"].__code__.co_firstlineno
+
+
+def test_exemptions_name_what_exists():
+    """A function or name that went must go from the list too."""
+    for exempt in shape_exempt.EXEMPT:
+        parts = exempt.where.split(".")
+        found = importlib.import_module(".".join(parts[:2]))
+        for part in parts[2:]:
+            inside = importlib.util.find_spec(f"{found.__name__}.{part}") if hasattr(found, "__path__") else None
+            found = importlib.import_module(inside.name) if inside else getattr(found, part)
+        room = pathlib.Path(axes.__file__).parent.parent.joinpath(parts[1])
+        text = "".join(path.read_text() for path in room.rglob("*.py"))
+        for name in exempt.names:
+            assert re.search(rf"\b{name.rpartition('.')[2]}\b", text), f"{exempt.where} knows no {name}"
+
+
+def test_the_alphabet_is_that_of_the_project():
+    assert alphabet(pathlib.Path(axes.__file__)) == axes.ALPHABET
+    assert all(len(letter) == 1 and letter.isupper() for letter in axes.ALPHABET)
+
+
+def test_a_test_in_which_a_shape_is_wrong_fails(tmp_path):
+    """The plugin in a session of its own: a fixture and a test that break a name, and one that does not."""
+    package = tmp_path / "known"
+    package.mkdir()
+    (package / "__init__.py").write_text("def first(x_BT):\n    return x_BT[0]\n")
+    (tmp_path / "conftest.py").write_text(
+        "import shape_plugin\nshapes = shape_plugin.Shapes('BT')\nshape_plugin.install('known', shapes)\n"
+        "def pytest_configure(config):\n    config.pluginmanager.register(shape_plugin.Plugin(shapes))\n"
+    )
+    (tmp_path / "test_it.py").write_text(
+        "import numpy as np, pytest, known\n"
+        "@pytest.fixture\ndef bad():\n    return known.first(np.zeros(3))\n"
+        "def test_right():\n    known.first(np.zeros((3, 2)))\n"
+        "def test_wrong():\n    known.first(np.zeros((3, 2, 1)))\n"
+        "def test_wrong_fixture(bad):\n    pass\n"
+    )
+    tests = str(pathlib.Path(__file__).parent)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(tmp_path)]
+    code = f"import sys; sys.path.insert(0, {tests!r}); import pytest; sys.exit(pytest.main({command[3:]!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert "1 failed, 1 passed, 1 error" in done.stdout, done.stdout + done.stderr
+    assert "known.first: x_BT: rank 3, shape (3, 2, 1)" in done.stdout
