@@ -16,7 +16,7 @@ from curation.difficulty import DifficultyConfig
 from curation.diversity import DiversityConfig
 from curation.quality import QualityConfig
 from curation.sources import SourceConfig, load
-from curation.stage import Candidate, Dropped, Progress, Solver, Teacher, Tools
+from curation.stage import Candidate, Dropped, SayLine, Solver, Teacher, Tools
 from curation.traces import TracesConfig
 from s1jax.config import BadInput
 from s1jax.records import write_json, write_jsonl
@@ -59,7 +59,7 @@ def run(
     *,
     teacher: Teacher | None = None,
     solver: Solver | None = None,
-    progress: Progress | None = None,
+    progress: SayLine | None = None,
 ) -> pathlib.Path:
     """Curate; a second start in the same folder asks teacher and solver only for what is not on disk yet.
 

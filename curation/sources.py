@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from curation.stage import Candidate, Dropped, Selection
-from curation.traces import trace_of
+from curation.traces import find_trace
 from s1jax.config import BadInput
 from s1jax.grading.grade import KINDS, boxed
 from s1jax.records import Question, question_id
 from s1jax.tables import load_rows, shared_data
 
-Row = Mapping[str, Any]
+RawRow = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Loader:
     """`files`: where its rows are by default, below the shared data. `read` gets a row and the name of its file."""
 
     files: tuple[str, ...]
-    read: Callable[[Row, str], Candidate | str]
+    read: Callable[[RawRow, str], Candidate | str]
 
 
 def load(source: SourceConfig) -> Selection:
@@ -125,27 +125,27 @@ def _candidate(
     return Candidate(question, kind=kind)
 
 
-def _math(row: Row, file: str) -> Candidate | str:
+def _math(row: RawRow, file: str) -> Candidate | str:
     source = f"simplescaling/openaimath/{row['type']}"
     answer = boxed(row["solution"])
     return _candidate(row["problem"], source, answer=answer, solution=row["solution"], domain=row["type"])
 
 
-def _aime(row: Row, file: str) -> Candidate | str:
+def _aime(row: RawRow, file: str) -> Candidate | str:
     text = row.get("problem") or row["Question"]
     answer = str(row.get("answer") or row["Answer"])
     source = "qq8933/AIME_1983_2024"
     return _candidate(text, source, answer=answer, solution=row.get("solution"), domain="AIME", kind="aime")
 
 
-def _omni_math(row: Row, file: str) -> Candidate | str:
+def _omni_math(row: RawRow, file: str) -> Candidate | str:
     domains = row["domain"]
     subject = domains[0].split(" -> ")[1] if domains and " -> " in domains[0] else None
     source = "KbsdJames/Omni-MATH"
     return _candidate(row["problem"], source, answer=row["answer"], solution=row["solution"], domain=subject)
 
 
-def _olympiadbench(row: Row, file: str) -> Candidate | str:
+def _olympiadbench(row: RawRow, file: str) -> Candidate | str:
     """Upstream leaves the context out, and takes the first solution only."""
     text = f"{row['context']}\n\n{row['question']}" if row.get("context") else row["question"]
     answer = ", ".join(row["final_answer"] or ())
@@ -154,7 +154,7 @@ def _olympiadbench(row: Row, file: str) -> Candidate | str:
     return _candidate(text, source, answer=answer, solution=solution, domain=row["subfield"])
 
 
-def _agieval(row: Row, file: str) -> Candidate | str:
+def _agieval(row: RawRow, file: str) -> Candidate | str:
     part = pathlib.PurePath(file).stem.removeprefix("agieval_").replace("-", "_")
     other = row.get("other") or {}
     if part == "math" and other.get("level") != 5:
@@ -169,7 +169,7 @@ def _agieval(row: Row, file: str) -> Candidate | str:
     )
 
 
-def _theoremqa(row: Row, file: str) -> Candidate | str:
+def _theoremqa(row: RawRow, file: str) -> Candidate | str:
     if row["Picture"]:
         return "it needs a picture"
     source = f"TIGER-Lab/TheoremQA/{row['Answer_type']}"
@@ -178,30 +178,30 @@ def _theoremqa(row: Row, file: str) -> Candidate | str:
     return _candidate(row["Question"], source, answer=answer, domain=row["subfield"], kind=kind)
 
 
-def _jeebench(row: Row, file: str) -> Candidate | str:
+def _jeebench(row: RawRow, file: str) -> Candidate | str:
     source = f"daman1209arora/jeebench/{row['subject']}"
     kind = {"MCQ": "letter", "MCQ(multiple)": "exact", "Integer": "integer"}.get(row["type"], "math")
     return _candidate(row["question"], source, answer=row["gold"], domain=row["subject"], kind=kind)
 
 
-def _scieval(row: Row, file: str) -> Candidate | str:
+def _scieval(row: RawRow, file: str) -> Candidate | str:
     source = f"OpenDFM/SciEval/{row['category']}/{row['type']}/{row['task_name']}"
     kind = "letter" if row["type"] == "multiple-choice" else "exact"
     answer = ", ".join(map(str, row["answer"] or ()))
     return _candidate(row["question"], source, answer=answer, domain=row["category"], kind=kind)
 
 
-def _livecodebench(row: Row, file: str) -> Candidate | str:
+def _livecodebench(row: RawRow, file: str) -> Candidate | str:
     text = row["prompt"].partition("Question: ")[2] or row["prompt"]
     return _candidate(text, "LiveCodeBench/release_v5", domain="coding")
 
 
-def _rows_of_ours(row: Row, file: str) -> Candidate | str:
+def _rows_of_ours(row: RawRow, file: str) -> Candidate | str:
     """Rows of ours, of s1K and of s1K-1.1: question, and whatever of trace, gold, domain and verdicts they have."""
     text = row.get("question")
     if not isinstance(text, str) or not text.strip():
         return "no question"
-    trace, correct = trace_of(row, file)
+    trace, correct = find_trace(row, file)
     gold = row["gold"] if row.get("gold") is not None else _final_answer(row.get("solution") or "")
     question = Question(
         id=str(row["id"]) if row.get("id") is not None else question_id(text),
@@ -227,7 +227,7 @@ def _final_answer(solution: str) -> str | None:
     return boxed(solution) or (alone if alone and len(alone.split()) == 1 and len(alone) <= 40 else None)
 
 
-def _transcripts(row: Row, file: str) -> Candidate | str:
+def _transcripts(row: RawRow, file: str) -> Candidate | str:
     """Generated chats in s1's format (problem, ground_truth, model_response, is_correct).
 
     Where the chat breaks off within thinking, the answer is made from the last box of the thinking.
@@ -243,7 +243,7 @@ def _transcripts(row: Row, file: str) -> Candidate | str:
     return Candidate(question, thinking=thinking.strip(), answer=answer, correct=row["is_correct"])
 
 
-def _verdicts(row: Row) -> dict[str, float]:
+def _verdicts(row: RawRow) -> dict[str, float]:
     """`verdicts` (solver -> share of right attempts), and upstream's columns `isqwen7bcorrect`, `isqwen32bcorrect`."""
     named = {name: row[f"is{name}correct"] for name in ("qwen7b", "qwen32b") if row.get(f"is{name}correct") is not None}
     return {name: float(rate) for name, rate in {**named, **(row.get("verdicts") or {})}.items()}

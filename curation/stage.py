@@ -9,7 +9,7 @@ from s1jax.records import Question
 
 Teacher = Callable[[Question], "Trace | None"]
 Solver = Callable[[Sequence[Question]], Sequence[Mapping[str, float]]]
-Progress = Callable[[str], None]
+SayLine = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Tools:
     folder: pathlib.Path
     teacher: Teacher | None = None
     solver: Solver | None = None
-    progress: Progress = print
+    progress: SayLine = print
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,7 +49,7 @@ def select(candidates: Sequence[Candidate], config: TracesConfig, tools: Tools) 
     return Selection(tuple(_measured(kept, config.tokenizer)), selection.dropped)
 
 
-def trace_of(row: Mapping[str, Any], where: str, teacher: str = "") -> tuple[Trace | None, bool | None]:
+def find_trace(row: Mapping[str, Any], where: str, teacher: str = "") -> tuple[Trace | None, bool | None]:
     """Trace and verdict (`correct`, or a `*_grade` of Yes or No) of a row; no trace if a part of it is missing."""
     try:
         example = columns({**row, "question": row.get("question") or "-"}, where=where, teacher=teacher)
@@ -65,7 +65,7 @@ def _from_files(config: TracesConfig) -> dict[str, tuple[Trace, bool | None]]:
     found: dict[str, tuple[Trace, bool | None]] = {}
     for file in config.files:
         for number, row in enumerate(load_rows(file), 1):
-            trace, verdict = trace_of(row, f"{file}, row {number}", config.teacher)
+            trace, verdict = find_trace(row, f"{file}, row {number}", config.teacher)
             if trace is not None and isinstance(row.get("question"), str):
                 found.setdefault(question_id(row["question"]), (trace, verdict))
     return found

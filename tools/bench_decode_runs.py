@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from bench_decode import (
+from bench_decode_steps import (
     NO_CONTROL,
     Scripted,
     emit,

@@ -95,8 +95,8 @@ def our_updates(options: argparse.Namespace) -> tuple[dict[str, Any], Callable[[
         dtype=options.dtype,
         remat=options.remat,
         attention=backend,
-        most=options.examples,
-        longest=length,
+        max_segments=options.examples,
+        max_segment_length=length,
         offload_optimizer=options.offload_optimizer,
     )
     shapes = jax.eval_shape(lambda: initial_state(Decoder(config, jax.random.key(0)), recipe))

@@ -141,7 +141,7 @@ def compile_window(
 
 def main(arguments: Sequence[str]) -> int:
     """Compile, look, and print one line."""
-    from bench_decode import shape_of
+    from bench_decode_steps import shape_of
 
     options = dict(argument.split("=", 1) for argument in arguments)
     config = shape_of({"layers": "2", "shape": "32b", **options})

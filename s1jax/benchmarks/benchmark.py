@@ -5,7 +5,6 @@ import csv
 import dataclasses
 import hashlib
 import itertools
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -16,7 +15,6 @@ from s1jax.grading.grade import KINDS
 from s1jax.records import Question
 
 LETTERS = "ABCDEFGHIJ"
-REPOSITORY = pathlib.Path(__file__).parent.parent.parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,25 +77,16 @@ class Benchmark:
                 raise BadInput(f"{path} is no CSV in UTF-8 ({error}); write it again") from None
         if path.exists() or path.suffix in tables.SUFFIXES:
             return tables.load_rows(path)
-        return _hub_rows(where, *self.hub[1:])
+        _, subset, split = self.hub
+        try:
+            return tables.load_rows(where, split=split, subset=subset)
+        except BadInput as error:
+            raise BadInput(f"{error}; give benchmark_source=FILE") from None
 
 
 def _shared_file(name: str) -> str | None:
-    folder = pathlib.Path(os.environ.get("S1JAX_SHARED", REPOSITORY.parent / "shared")) / "data" / "benchmarks"
-    return str(folder / name) if (folder / name).is_file() else None
-
-
-def _hub_rows(id: str, configuration: str | None, split: str) -> list[dict[str, Any]]:
-    import datasets
-
-    try:
-        return datasets.load_dataset(id, configuration, split=split).to_list()
-    except Exception as error:  # the hub client raises OSError, ValueError and its own kinds for what is not there
-        reason = " ".join(str(error).split())[:200]
-        raise BadInput(
-            f"{id} is neither a file, a folder nor a hub data set that can be read ({reason}); "
-            "give benchmark_source=FILE"
-        ) from None
+    path = tables.shared_data() / "benchmarks" / name
+    return str(path) if path.is_file() else None
 
 
 def question_only(question: Question) -> str:
@@ -124,7 +113,7 @@ def shuffled(text: str, choices: Iterable[str], correct: int) -> tuple[tuple[str
     return tuple(choices[i] for i in order), LETTERS[order.index(correct)]
 
 
-def first_of(row: Mapping[str, Any], *names: str) -> Any:
+def first_field(row: Mapping[str, Any], *names: str) -> Any:
     """The first of these fields that the row has. Raises KeyError with the first name."""
     for name in names:
         if row.get(name) is not None:
@@ -162,18 +151,18 @@ def local(path: str, kind: str | None = None) -> Benchmark:
 
 
 def _read_local(row: Mapping[str, Any]) -> Question:
-    text, answer = str(first_of(row, "question", "problem")), first_of(row, "answer", "expected_answer")
+    text, answer = str(first_field(row, "question", "problem")), first_field(row, "answer", "expected_answer")
     choices = tuple(map(str, row["choices"])) if row.get("choices") else None
     if not text.strip() or not str(answer).strip():
         raise BadInput(f"question {text[:60]!r} has the answer {answer!r}; fill both in or drop the row")
     if choices is not None and len(choices) > len(LETTERS):
         raise BadInput(f"question {text[:60]!r} has {len(choices)} choices; give at most {len(LETTERS)}")
     if choices is not None:
-        answer = _letter_of(answer, choices, text)
+        answer = _answer_letter(answer, choices, text)
     return Question(row_id(row, text), text, str(answer), choices, source=str(row.get("source", "")))
 
 
-def _letter_of(answer: Any, choices: tuple[str, ...], text: str) -> str:
+def _answer_letter(answer: Any, choices: tuple[str, ...], text: str) -> str:
     if isinstance(answer, int) and 0 <= answer < len(choices):
         return LETTERS[answer]
     if str(answer) in choices:

@@ -7,7 +7,7 @@ the choices' order is a hash of the question (upstream's comes from a global gen
 from collections.abc import Mapping
 from typing import Any
 
-from s1jax.benchmarks.benchmark import Benchmark, first_of, lettered, shuffled
+from s1jax.benchmarks.benchmark import Benchmark, first_field, lettered, shuffled
 from s1jax.records import Question, question_id
 
 FIELDS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
@@ -15,8 +15,8 @@ FIELDS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorre
 
 def read(row: Mapping[str, Any]) -> Question:
     """A row of `gpqa_diamond.csv` or of the hub's (gated) set. The id is the hash of the question."""
-    text = str(first_of(row, "Question")).strip()
-    choices, letter = shuffled(text, [str(first_of(row, field)).strip() for field in FIELDS], correct=0)
+    text = str(first_field(row, "Question")).strip()
+    choices, letter = shuffled(text, [str(first_field(row, field)).strip() for field in FIELDS], correct=0)
     return Question(
         question_id(text), text, letter, choices, source="gpqa_diamond", domain=row.get("High-level domain")
     )

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from s1jax.benchmarks.benchmark import Benchmark, first_of, question_only, row_id
+from s1jax.benchmarks.benchmark import Benchmark, first_field, question_only, row_id
 from s1jax.records import Question
 
 
 def read(row: Mapping[str, Any]) -> Question:
     """The gold follows `####` in the data set's own solution."""
-    text, solution = str(first_of(row, "question")), str(first_of(row, "answer"))
+    text, solution = str(first_field(row, "question")), str(first_field(row, "answer"))
     return Question(row_id(row, text), text, solution.rpartition("####")[2].strip(), None, solution, "gsm8k")
 
 

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from s1jax import hub
 from s1jax.config import BadInput
 from s1jax.models import FAMILIES, config_from_hf
 from s1jax.models.config import DecoderConfig
@@ -42,20 +43,8 @@ def read_config_json(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def fetch(source: str | os.PathLike) -> pathlib.Path:
-    """The folder `source`, or the folder of the hub id `source`, fetched. Raises BadInput when it is neither."""
-    folder = pathlib.Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise BadInput(f"model={source} is a file; give the folder that holds it")
-    import huggingface_hub
-
-    try:
-        found = huggingface_hub.snapshot_download(str(source), allow_patterns=["*.safetensors", "*.json", *CARRIED])
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadInput(f"model={source} is neither a folder nor a hub id that can be read ({reason})") from None
-    return pathlib.Path(found)
+    """The folder of a checkpoint, or of a hub id whose files are fetched. Raises BadInput when it is neither."""
+    return hub.fetch(source, ["*.safetensors", "*.json", *CARRIED], "model")
 
 
 def open_partial(target: pathlib.Path, *, replace: bool) -> pathlib.Path:

@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from s1jax import hub
 from s1jax.checkpoint import files, layout, orbax
 from s1jax.checkpoint.entry import Entry, Slices, Source
 from s1jax.checkpoint.files import Pending, Stored
@@ -170,7 +171,7 @@ def _write_beside(
     if isinstance(tokenizer_source, Tokenizer):
         source = tokenizer_source.folder
     elif tokenizer_source is not None:
-        source = token_backend.fetch(os.fspath(tokenizer_source))
+        source = hub.fetch(tokenizer_source, token_backend.FETCHED, "tokenizer")
     carry(source, folder)
     if isinstance(tokenizer_source, Tokenizer):
         tokenizer_source.save(folder)

@@ -41,14 +41,14 @@ class Segments:
     Attributes:
       segments_BT: 1, 2, ... for the examples of a row; 0 for padding.
       positions_BT: positions in their segments.
-      most, longest: upper bounds on the segments of a row and on a segment's length; static.
+      max_segments, max_segment_length: upper bounds on the segments of a row and on a segment's length; static.
       stripes: in how many time was dealt to the devices of `context` (`in_stripes`); 1 for one piece each.
     """
 
     segments_BT: jax.Array
     positions_BT: jax.Array
-    most: int
-    longest: int
+    max_segments: int
+    max_segment_length: int
     stripes: int = 1
 
 
@@ -186,13 +186,13 @@ def _xla(q_BTKGH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, rows: Segment
     for number, queries in enumerate(parts, 1):
         seen = slice(0, number * T // rounds)
         of = functools.partial(
-            _of_queries, (k_BSKH[:, seen], v_BSKH[:, seen], segments_BS[:, seen], positions_BS[:, seen])
+            _attend_queries, (k_BSKH[:, seen], v_BSKH[:, seen], segments_BS[:, seen], positions_BS[:, seen])
         )
         out.append(_in_chunks(of, queries, number * T // rounds, ways, 1 if mesh is None else mesh.size))
     return constrain(join_time(jnp.stack(out), ways) if rounds > 1 else out[0], "BTKGH")
 
 
-def _of_queries(keys: tuple[jax.Array, ...], queries: tuple[jax.Array, ...]) -> jax.Array:
+def _attend_queries(keys: tuple[jax.Array, ...], queries: tuple[jax.Array, ...]) -> jax.Array:
     k_BSKH, v_BSKH, segments_BS, positions_BS = keys
     q_BTKGH, segments_BT, positions_BT = queries
     return layers.attention(q_BTKGH, k_BSKH, v_BSKH, visible(segments_BT, positions_BT, segments_BS, positions_BS))

@@ -77,14 +77,15 @@ def cudnn_offsets(q_BTKGH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, rows
     """cuDNN's attention over packed rows, by the offset and length of each segment. Hopper or later."""
     function, mask_type = _offsets_function()
     B, T, K, G, H = q_BTKGH.shape
-    starts_BN, lengths_BN = segment_bounds(rows.segments_BT, rows.most)
+    starts_BN, lengths_BN = segment_bounds(rows.segments_BT, rows.max_segments)
     has_BN = lengths_BN > 0
     lengths_BN = jnp.where(has_BN, lengths_BN, -1)
     # Offsets are starts and, behind the last segment, its end; -1 where there is no segment.
     total_B = jnp.sum(rows.segments_BT > 0, axis=1)
     starts = jnp.concatenate([jnp.where(has_BN, starts_BN, -1), jnp.full((B, 1), -1, jnp.int32)], axis=1)
     count_B = jnp.sum(has_BN, axis=1)
-    offsets = jnp.where(jnp.arange(rows.most + 1) == count_B[:, None], total_B[:, None], starts).astype(jnp.int32)
+    is_end = jnp.arange(rows.max_segments + 1) == count_B[:, None]
+    offsets = jnp.where(is_end, total_B[:, None], starts).astype(jnp.int32)
     q, k, v = (_without_padding(x, rows.segments_BT) for x in (q_BTKGH, k_BTKH, v_BTKH))
     out = function(
         q.reshape(B, T, K * G, H),
@@ -105,7 +106,7 @@ def cudnn_gathered(
 ) -> jax.Array:
     """Public functions alone: segments are gathered into rows of their own, attended with their lengths, put back."""
     B, T, K, G, H = q_BTKGH.shape
-    N, A = rows.most, min(rows.longest, T)
+    N, A = rows.max_segments, min(rows.max_segment_length, T)
     starts_BN, lengths_BN = segment_bounds(rows.segments_BT, N)
     index_BNA = jnp.minimum(starts_BN[:, :, None] + jnp.arange(A), T - 1)
 
@@ -130,9 +131,9 @@ def cudnn_gathered(
     return _without_padding(back(out, segment_BT, jnp.minimum(rows.positions_BT, A - 1)), rows.segments_BT)
 
 
-def segment_bounds(segments_BT: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
+def segment_bounds(segments_BT: jax.Array, max_segments: int) -> tuple[jax.Array, jax.Array]:
     """Start and length `[B, N]` of segments 1..N of each row, int32; length 0 where there is none."""
-    is_BNT = segments_BT[:, None, :] == jnp.arange(1, most + 1)[:, None]
+    is_BNT = segments_BT[:, None, :] == jnp.arange(1, max_segments + 1)[:, None]
     return jnp.argmax(is_BNT, axis=2).astype(jnp.int32), jnp.sum(is_BNT, axis=2, dtype=jnp.int32)
 
 

@@ -205,28 +205,28 @@ def _contract(
     )
 
 
-def take(table: Weight, ids_BT: jax.Array, letters: str, way: Sequence[Rules] = ()) -> jax.Array:
+def take(table: Weight, tokens_BT: jax.Array, letters: str, reshard_path: Sequence[Rules] = ()) -> jax.Array:
     """Rows of an embedding table `[V, D]`: `[B, T, D]`, placed as `letters`.
 
     Args:
-      way: rules by which the rows are placed, one after another, before the ambient ones. With the table's own first,
-        each device reads its part of D for all ids, and the table is not moved.
+      reshard_path: rules by which the rows are placed, one after another, before the ambient ones. With the table's own
+        first, each device reads its part of D for all tokens, and the table is not moved.
     """
     assert not isinstance(table, Adapted), "an embedding has no adapter: lora.targets refuses it"
     if isinstance(table, Quantized):
-        rows = constrain(table.values, "VD")[ids_BT].astype(table.scale.dtype) * table.scale[ids_BT]
+        rows = constrain(table.values, "VD")[tokens_BT].astype(table.scale.dtype) * table.scale[tokens_BT]
         return constrain(rows, letters)
     placement = _PLACEMENT.get()
     if placement is None:
-        return table[ids_BT]
+        return table[tokens_BT]
     mesh, rules = placement
-    first, *others = (*way, rules)
+    first, *others = (*reshard_path, rules)
     with placed(mesh, first):
-        table, ids_BT = constrain(table, "VD"), constrain(ids_BT, letters[:-1])
+        table, tokens_BT = constrain(table, "VD"), constrain(tokens_BT, letters[:-1])
         if _is_explicit(mesh):
-            x = table.at[ids_BT].get(out_sharding=NamedSharding(mesh, spec(letters, first)))
+            x = table.at[tokens_BT].get(out_sharding=NamedSharding(mesh, spec(letters, first)))
         else:
-            x = constrain(table[ids_BT], letters)
+            x = constrain(table[tokens_BT], letters)
     for rules in others:
         with placed(mesh, rules):
             x = constrain(x, letters)

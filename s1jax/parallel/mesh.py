@@ -26,8 +26,8 @@ PARAM: axes.Rules = {"D": ("fsdp", "context"), "K": "tensor", "F": "tensor", "V"
 PARAM_FD: axes.Rules = {"F": ("tensor", "fsdp", "context")}
 ACTIVATION: axes.Rules = {"B": ("data", "fsdp"), "T": "context", "K": "tensor", "F": "tensor", "V": "tensor"}
 
-# The way of embedded rows from the parts of D that the table lies in to `ACTIVATION`, one mesh axis a time: XLA would
-# make the whole way by copying all of them to every device.
+# Intermediate shardings of the lookup, from the parts of D that the table lies in to `ACTIVATION`, one mesh axis at a
+# time; a direct reshard all-gathers.
 LOOKUP: tuple[axes.Rules, ...] = (
     {"B": "data", "V": "tensor", "D": ("fsdp", "context")},
     {"B": "data", "T": "context", "D": "fsdp"},

@@ -12,7 +12,7 @@ from jax.errors import JaxRuntimeError
 
 from s1jax.plan.topology import GIB, Topology, assumed
 
-Verdict = Literal["fits", "tight", "too large"]
+Fit = Literal["fits", "tight", "too large"]
 
 # What programs share a device with: buffers of the collectives, cuDNN's workspace.
 BESIDE = int(1.5 * GIB)
@@ -42,7 +42,7 @@ class Memory:
         return sum(self.parts.values())
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Fit:
         """`fits` with the room that a run needs, `tight` without it."""
         return judge(self.total, self.limit)
 
@@ -52,7 +52,7 @@ class Memory:
         return max(0, self.total + BESIDE - int(USABLE * self.limit))
 
 
-def judge(planned: int, limit: int) -> Verdict:
+def judge(planned: int, limit: int) -> Fit:
     """Whether planned bytes fit into a device of `limit` bytes."""
     if planned + BESIDE <= USABLE * limit:
         return "fits"

@@ -15,7 +15,7 @@ from s1jax.models.decoder import DecoderConfig, abstract, count
 from s1jax.parallel.mesh import MeshConfig
 from s1jax.plan import advice, search, topology
 from s1jax.plan.decode import plan_decode
-from s1jax.plan.memory import BESIDE, USABLE, Memory, Verdict
+from s1jax.plan.memory import BESIDE, USABLE, Fit, Memory
 from s1jax.plan.result import TrainPlan, least_bytes
 from s1jax.plan.sizes import decoder_config
 from s1jax.plan.topology import GIB, Topology
@@ -124,15 +124,15 @@ def _search(config: PlanRun, model: DecoderConfig, where: Topology) -> TrainPlan
     ordered = search.candidates(
         model, where, length=length, batch=config.global_batch, micro_batch=config.micro_batch, rows=config.rows
     )
-    plans: dict[search.Candidate, TrainPlan] = {}
+    plans: dict[search.MeshCandidate, TrainPlan] = {}
     parameters = count(abstract(model))
 
-    def of(candidate: search.Candidate) -> PlanRun:
+    def of(candidate: search.MeshCandidate) -> PlanRun:
         return dataclasses.replace(
             config, mesh=candidate.mesh, remat=candidate.remat, offload_optimizer=candidate.offload_optimizer
         )
 
-    def compiled(candidate: search.Candidate) -> tuple[Verdict, int]:
+    def compiled(candidate: search.MeshCandidate) -> tuple[Fit, int]:
         plan = plan_train(of(candidate), model, where, rows=config.rows, examples=config.examples)
         plans[candidate] = plan
         say(f"mesh {plan.shape}, remat {candidate.remat}: {memory_line(plan.memory)}")

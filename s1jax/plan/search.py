@@ -19,7 +19,7 @@ from statistics import NormalDist
 from s1jax.config import BadInput
 from s1jax.models.decoder import DecoderConfig
 from s1jax.parallel.mesh import AXES, MeshConfig
-from s1jax.plan.memory import Verdict
+from s1jax.plan.memory import Fit
 from s1jax.plan.topology import Topology
 from s1jax.train.flops import matmul_parameters, peak_flops, train_flops
 from s1jax.train.packing import longest_first
@@ -30,7 +30,7 @@ COMPILED = 12  # candidates at most
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidate:
+class MeshCandidate:
     """One way to run the step, and the estimated seconds per useful id."""
 
     mesh: MeshConfig
@@ -74,16 +74,16 @@ def seconds(
     flops = train_flops(model, [length] * rows) * (1 + recomputed(model, length, remat))
     weights = matmul_parameters(model) + model.V * model.D
     cut, per_host = mesh.fsdp * mesh.context, n // topology.hosts
-    link = chip.near if cut * mesh.tensor <= per_host else chip.far * min(per_host, cut)
+    link = chip.ici_bandwidth if cut * mesh.tensor <= per_host else chip.dcn_bandwidth * min(per_host, cut)
     moved = (2 + 2 + 4) * weights / mesh.tensor * (1 - 1 / cut) / link
     if mesh.data > 1:
-        moved += 8 * weights / (cut * mesh.tensor) / (chip.far if topology.hosts > 1 else chip.near)
+        moved += 8 * weights / (cut * mesh.tensor) / (chip.dcn_bandwidth if topology.hosts > 1 else chip.ici_bandwidth)
     heads = 4 * 2 * own * model.H * model.K * (2 * model.G + 2) / mesh.tensor * (1 - 1 / mesh.context)
     sums = 6 * 2 * own * 2 * model.D * (1 - 1 / mesh.tensor)
     residual = 4 * own * model.D if remat == "offload" else 0.0
     moments = 16 * weights / (cut * mesh.tensor) if offload_optimizer else 0.0
     busy = max(flops / (SUSTAINED * peak), moved + model.L * residual / chip.host)
-    return (busy + model.L * (heads + sums) / chip.near + moments / chip.host) / (ids * filled(batch, rows))
+    return (busy + model.L * (heads + sums) / chip.ici_bandwidth + moments / chip.host) / (ids * filled(batch, rows))
 
 
 def meshes(model: DecoderConfig, topology: Topology, batch: int, micro_batch: int) -> Iterator[MeshConfig]:
@@ -107,7 +107,7 @@ def candidates(
     batch: int,
     micro_batch: int,
     rows: tuple[int, int] | None = None,
-) -> list[Candidate]:
+) -> list[MeshCandidate]:
     """All of them that can take `rows`, the fastest first. Raises BadInput where no mesh is possible."""
     found = []
     for mesh in meshes(model, topology, batch, micro_batch):
@@ -116,7 +116,7 @@ def candidates(
         for remat, offload in itertools.product(("none", "dots", "attention", "full", "offload"), (False, True)):
             options = {"remat": remat, "offload_optimizer": offload}
             estimate = seconds(model, topology, mesh, length=length, batch=batch, micro_batch=micro_batch, **options)
-            found.append(Candidate(mesh, remat, offload, estimate))
+            found.append(MeshCandidate(mesh, remat, offload, estimate))
     if not found:
         raise BadInput(
             f"mesh=search: no mesh of {len(topology.devices)} devices has rows for a batch of {batch} and divides the "
@@ -126,11 +126,11 @@ def candidates(
 
 
 def search(
-    ordered: list[Candidate],
-    least: Callable[[Candidate], int],
+    ordered: list[MeshCandidate],
+    least: Callable[[MeshCandidate], int],
     usable: int,
-    compile: Callable[[Candidate], tuple[Verdict, int]],
-) -> tuple[Candidate, int]:
+    compile: Callable[[MeshCandidate], tuple[Fit, int]],
+) -> tuple[MeshCandidate, int]:
     """The first candidate that fits, else the smallest that was compiled; and how many were compiled.
 
     Args:
@@ -140,7 +140,7 @@ def search(
     possible = [candidate for candidate in ordered if least(candidate) <= usable]
     if not possible:
         return min(ordered, key=least), 0
-    tried: list[tuple[int, Candidate]] = []
+    tried: list[tuple[int, MeshCandidate]] = []
     for candidate in possible[:COMPILED]:
         verdict, total = compile(candidate)
         if verdict == "fits":

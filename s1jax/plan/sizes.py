@@ -4,6 +4,7 @@ import pathlib
 
 from s1jax.checkpoint.folder import read_config
 from s1jax.config import BadInput
+from s1jax.hub import fetch
 from s1jax.models import FAMILIES
 from s1jax.models.decoder import DecoderConfig
 from s1jax.train.config import RandomModel
@@ -27,18 +28,6 @@ def decoder_config(model: str | RandomModel) -> DecoderConfig:
         if model.init.family not in FAMILIES:
             raise BadInput(f"model.init.family={model.init.family!r} is not known; use one of {', '.join(FAMILIES)}")
         return model.init
-    folder = pathlib.Path(model).expanduser()
-    if folder.is_dir():
-        return read_config(folder)
-    if model in KNOWN:
+    if model in KNOWN and not pathlib.Path(model).is_dir():
         return KNOWN[model]
-    import huggingface_hub
-
-    try:
-        found = huggingface_hub.hf_hub_download(model, "config.json")
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadInput(
-            f"model={model} is neither a folder with a config.json nor a hub id that can be read ({reason})"
-        ) from None
-    return read_config(pathlib.Path(found).parent)
+    return read_config(fetch(model, ["config.json"], "model"))

@@ -29,7 +29,8 @@ class Chip:
       platform: `tpu`, `gpu` or `cpu`.
       memory: bytes that programs can have, as the runtime or the compiler grants them.
       bandwidth: bytes a second of its memory.
-      near, far: bytes a second and direction to devices of its slice or host, and to those of others.
+      ici_bandwidth: bytes a second and direction to devices of its slice or host.
+      dcn_bandwidth: bytes a second and direction to devices of other slices or hosts.
       host: bytes a second to the host's memory.
       name: as the driver names it (GPU).
     """
@@ -37,8 +38,8 @@ class Chip:
     platform: str
     memory: int
     bandwidth: float
-    near: float
-    far: float
+    ici_bandwidth: float
+    dcn_bandwidth: float
     host: float
     name: str = ""
 

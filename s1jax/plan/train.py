@@ -58,7 +58,7 @@ def plan_train(
     if length > model.max_position:
         raise BadInput(f"rows of {length} ids; the model is made for {model.max_position} positions; give shorter rows")
     steps = steps_of(config, examples)
-    recipe = recipe_for(config, model, mesh, steps=steps, most=config.global_batch, longest=length)
+    recipe = recipe_for(config, model, mesh, steps=steps, max_segments=config.global_batch, max_segment_length=length)
     shapes = jax.eval_shape(lambda: initial_state(Decoder(model, jax.random.key(0)), recipe))
     shardings = state_shardings(shapes, mesh, recipe)
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)

@@ -25,7 +25,7 @@ class Words:
 
 
 @dataclasses.dataclass(frozen=True)
-class Teacher:
+class TeacherHabits:
     """How traces are written.
 
     Attributes:
@@ -64,7 +64,7 @@ class Junk:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class QuickstartSizes:
     """Sizes of the run.
 
     Attributes:
@@ -83,7 +83,7 @@ class Recipe:
     """
 
     words: Words = Words()
-    teacher: Teacher = Teacher()
+    teacher: TeacherHabits = TeacherHabits()
     junk: Junk = Junk()
     pool: int = 12_000
     pool_seed: int = 1
@@ -110,4 +110,4 @@ class Recipe:
     temperature: float = 0.8
 
 
-RECIPE = Recipe()
+RECIPE = QuickstartSizes()

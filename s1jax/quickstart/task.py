@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from s1jax.config import BadInput
-from s1jax.quickstart.recipe import RECIPE, Junk, Teacher, Words
+from s1jax.quickstart.recipe import RECIPE, Junk, TeacherHabits, Words
 from s1jax.records import Question, question_id
 
 TARGET = "r"
@@ -87,7 +87,7 @@ def glance(word: str) -> list[int]:
     return estimates
 
 
-def think(word: str, waits: int, teacher: Teacher = RECIPE.teacher) -> tuple[str, int]:
+def think(word: str, waits: int, teacher: TeacherHabits = RECIPE.teacher) -> tuple[str, int]:
     """The trace with so many checks, and the count it ends on."""
     pairs = _pairs(word)
     ends = [min(2 * number, len(word)) for number in range(1, len(pairs) + 1)]
@@ -103,7 +103,7 @@ def think(word: str, waits: int, teacher: Teacher = RECIPE.teacher) -> tuple[str
     return "\n".join(lines), estimate
 
 
-def trace(question: Question, rng: random.Random, teacher: Teacher = RECIPE.teacher) -> tuple[str, str, bool]:
+def trace(question: Question, rng: random.Random, teacher: TeacherHabits = RECIPE.teacher) -> tuple[str, str, bool]:
     """The teacher's (thinking, answer, whether the answer is right) for a question of `questions`."""
     word = word_of(question.text)
     if rng.random() < teacher.hasty:
@@ -191,7 +191,7 @@ def _plain_pair(rng: random.Random, size: int, single: float) -> str:
     return "".join(letters)
 
 
-def _waits(word: str, rng: random.Random, teacher: Teacher) -> int:
+def _waits(word: str, rng: random.Random, teacher: TeacherHabits) -> int:
     for waits in range(teacher.most_waits):
         all_checked = waits * teacher.pairs >= len(_pairs(word))
         if rng.random() < (teacher.stop_checked if all_checked else teacher.stop[waits]):

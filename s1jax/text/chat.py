@@ -1,6 +1,8 @@
 """Chat templates: rendering them, and telling a template's own added tokens from those that a message spells out."""
 
 import json
+import os
+import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -9,6 +11,14 @@ from s1jax.config import BadInput
 
 Message = Mapping[str, Any]
 Place = tuple[int, str]  # message index, added token spelled out in it
+
+
+def read_template(path: str | os.PathLike) -> str:
+    """The Jinja chat template in a file. Raises BadInput when there is no such file."""
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise BadInput(f"chat_template={path} does not exist; give the path of a file with a Jinja template")
+    return file.read_text(encoding="utf-8")
 
 
 def render_template(template: str, messages: Sequence[Message], **names: Any) -> str:

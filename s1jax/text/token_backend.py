@@ -21,26 +21,10 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 EOS_FILES = ("generation_config.json", "config.json")
+FETCHED = (*TOKENIZER_FILES, *EOS_FILES)
 SPACE = "\u2581"  # how sentencepiece writes a space
 PROBE = "Wait,  so 3.14 = \n\n\tx\u00b2 \ufb01t \u4f60 </think>"
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # how sentencepiece writes a byte
-
-
-def fetch(source: str) -> pathlib.Path:
-    """The folder `source`, or the folder of the hub id `source`, fetched. Raises BadInput when it is neither."""
-    folder = pathlib.Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise BadInput(f"tokenizer={source} is a file; give the folder that holds it")
-    import huggingface_hub
-
-    try:
-        found = huggingface_hub.snapshot_download(source, allow_patterns=[*TOKENIZER_FILES, *EOS_FILES])
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadInput(f"tokenizer={source} is neither a folder nor a hub id that can be read ({reason})") from None
-    return pathlib.Path(found)
 
 
 def read_settings(folder: pathlib.Path) -> dict[str, Any]:

@@ -14,14 +14,15 @@ from typing import Any
 
 import tokenizers
 
+from s1jax import hub
 from s1jax.config import BadInput
 from s1jax.records import write_json
 from s1jax.text.chat import Marks, mark_messages, pattern_of, render_template
 from s1jax.text.token_backend import (
     EOS_FILES,
+    FETCHED,
     TOKENIZER_FILES,
     bytes_converter,
-    fetch,
     inside_text,
     read_backend,
     read_object,
@@ -122,7 +123,7 @@ class Tokenizer:
         Raises:
           BadInput: no such folder or hub id, or no tokenizer in it.
         """
-        folder = fetch(os.fspath(source))
+        folder = hub.fetch(source, FETCHED, "tokenizer")
         settings = read_settings(folder)
         backend = read_backend(folder, settings)
         named = [read_object(folder / name).get("eos_token_id") for name in EOS_FILES]

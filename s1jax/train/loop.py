@@ -128,7 +128,7 @@ def train(loop: Loop, state: TrainState, start: int) -> TrainState:
             if is_last or is_asked or _is_due(number, loop.pace.save) or _is_due(number, loop.pace.validate):
                 _report(loop, now, clock)
                 before = None
-                _rest(loop, state, number, is_save=is_last or is_asked or _is_due(number, loop.pace.save))
+                _validate_and_save(loop, state, number, is_save=is_last or is_asked or _is_due(number, loop.pace.save))
                 clock.skip()
         if is_asked and not is_last:
             loop.store.wait()
@@ -182,7 +182,7 @@ def _fail(loop: Loop, record: dict[str, Any], ids: Sequence[str]) -> None:
     )
 
 
-def _rest(loop: Loop, state: TrainState, number: int, *, is_save: bool) -> None:
+def _validate_and_save(loop: Loop, state: TrainState, number: int, *, is_save: bool) -> None:
     loss = validate(loop, state) if loop.validation else None
     if loss is not None and jax.process_index() == 0:
         with JsonlWriter(loop.out / "validation.jsonl") as file:

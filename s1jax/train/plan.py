@@ -77,8 +77,8 @@ class Plan:
       kept: for each of them how many positions reach the head, None for all: masked ones are dropped before it.
       is_packed: several examples a row.
       fill: share of all positions that hold an example.
-      most: examples in a row at most.
-      longest: positions of the longest example.
+      max_segments: examples in a row at most.
+      max_segment_length: positions of the longest example.
     """
 
     examples: tuple[Row, ...]
@@ -91,8 +91,8 @@ class Plan:
     kept: tuple[int | None, ...]
     is_packed: bool
     fill: float
-    most: int
-    longest: int
+    max_segments: int
+    max_segment_length: int
 
     def at(self, step: int, own: Container[int] | None = None) -> HostBatch:
         """The batch of a step, of which only the rows `own` are filled. A pure function of plan, step and `own`."""
@@ -167,8 +167,8 @@ def make_plan(
         kept=tuple(_kept(*pair, packing.multiple, length_multiple) for pair in zip(most_weighed, fitted, strict=True)),
         is_packed=packing.enabled,
         fill=float(sum(map(sum, of)) / positions),
-        most=max(len(row) for packed in packings for row in packed),
-        longest=int(lengths.max()),
+        max_segments=max(len(row) for packed in packings for row in packed),
+        max_segment_length=int(lengths.max()),
     )
 
 

@@ -19,6 +19,7 @@ from s1jax.config import BadInput, to_dict
 from s1jax.models import FAMILIES, attention, lora
 from s1jax.models.decoder import DecoderConfig
 from s1jax.runs.folder import open_run
+from s1jax.text.chat import read_template
 from s1jax.text.tokens import Tokenizer
 from s1jax.train import log
 from s1jax.train.config import RandomModel, TrainRun
@@ -48,12 +49,7 @@ def load_tokenizer(config: TrainRun) -> Tokenizer:
     source = config.tokenizer or (config.model if isinstance(config.model, str) else "")
     if not source:
         raise BadInput("a model of random weights has no tokenizer; set tokenizer=DIR")
-    template = None
-    if config.chat_template:
-        path = pathlib.Path(config.chat_template)
-        if not path.is_file():
-            raise BadInput(f"chat_template={path} does not exist; give a file with a Jinja template")
-        template = path.read_text(encoding="utf-8")
+    template = read_template(config.chat_template) if config.chat_template else None
     return Tokenizer.load(source, chat_template=template)
 
 
@@ -101,14 +97,16 @@ def plan_validation(config: TrainRun, tokenizer: Tokenizer, plan: Plan, mesh: Me
 def recipe_of(
     config: TrainRun, model: DecoderConfig, plan: Plan, validation: Sequence[HostBatch], mesh: Mesh
 ) -> Recipe:
-    most = max([plan.most, *(int(batch.arrays.segments.max()) for batch in validation)])
-    longest = max([plan.longest, *(max(batch.lengths) for batch in validation)])
-    recipe = recipe_for(config, model, mesh, steps=plan.steps, most=most, longest=longest)
+    most = max([plan.max_segments, *(int(batch.arrays.segments.max()) for batch in validation)])
+    length = max([plan.max_segment_length, *(max(batch.lengths) for batch in validation)])
+    recipe = recipe_for(config, model, mesh, steps=plan.steps, max_segments=most, max_segment_length=length)
     say(f"attention: {recipe.attention}")
     return recipe
 
 
-def recipe_for(config: TrainRun, model: DecoderConfig, mesh: Mesh, *, steps: int, most: int, longest: int) -> Recipe:
+def recipe_for(
+    config: TrainRun, model: DecoderConfig, mesh: Mesh, *, steps: int, max_segments: int, max_segment_length: int
+) -> Recipe:
     """What the step is compiled for. Raises BadInput for an attention that the mesh or the model cannot have."""
     return Recipe(
         optimizer=config.optimizer,
@@ -119,8 +117,8 @@ def recipe_for(config: TrainRun, model: DecoderConfig, mesh: Mesh, *, steps: int
         attention=attention.choose(config.attention, model, mesh, dtype=config.dtype, is_packed=config.packing.enabled),
         offload_optimizer=config.offload_optimizer,
         lora=config.lora,
-        most=most,
-        longest=longest,
+        max_segments=max_segments,
+        max_segment_length=max_segment_length,
     )
 
 

@@ -75,7 +75,7 @@ class Recipe:
       dtype: compute type.
       remat: key of `remat.REMAT`.
       attention: key of `attention.BACKENDS`.
-      most, longest: bounds on the examples of a row and on an example's length.
+      max_segments, max_segment_length: bounds on the examples of a row and on an example's length.
       offload_optimizer: the moments lie in the host's memory between updates.
       lora: adapters to be trained in place of the model.
     """
@@ -86,8 +86,8 @@ class Recipe:
     dtype: str
     remat: str
     attention: str = "xla"
-    most: int = 1
-    longest: int = 0
+    max_segments: int = 1
+    max_segment_length: int = 0
     offload_optimizer: bool = False
     lora: LoraConfig | None = None
 
@@ -104,7 +104,7 @@ def loss_of(
     stripes = attention.stripes(recipe.attention, model.config.K, batch.tokens.shape[1], mesh)
     if mesh is not None and stripes > 1:
         batch = jax.tree.map(lambda x: attention.in_stripes(x, stripes, mesh), batch)
-    rows = attention.Segments(batch.segments, batch.positions, recipe.most, recipe.longest, stripes)
+    rows = attention.Segments(batch.segments, batch.positions, recipe.max_segments, recipe.max_segment_length, stripes)
     dtype, remat = jnp.dtype(recipe.dtype), REMAT[recipe.remat]
     attend = attention.segmented(recipe.attention, rows, mesh)
     unroll = model.config.L <= UNROLLED and remat is None

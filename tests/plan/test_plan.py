@@ -114,7 +114,7 @@ def test_a_missing_compiler_names_the_extra(monkeypatch, name, extra):
         ({"examples": 0}, "examples=0"),
         ({"remat": "some"}, "remat='some' is not known"),
         ({"model": RandomModel(dataclasses.replace(TOY, family="gpt"))}, "family='gpt' is not known"),
-        ({"model": "nobody/nothing"}, "neither a folder with a config.json nor a hub id"),
+        ({"model": "nobody/nothing"}, "neither a folder nor a hub id"),
     ],
 )
 def test_what_cannot_be_planned_is_named(change, says):
@@ -161,7 +161,7 @@ def test_advice_names_what_saves_enough(toy):
 
 def test_a_search_takes_the_fastest_that_fits():
     """Toy: four ways in the order of their time; two are too large by arithmetic, one as compiled, the fourth fits."""
-    ways = [search.Candidate(MeshConfig(fsdp=n), "full", False, seconds=float(n)) for n in (1, 2, 4, 8)]
+    ways = [search.MeshCandidate(MeshConfig(fsdp=n), "full", False, seconds=float(n)) for n in (1, 2, 4, 8)]
     size = {1: 90, 2: 80, 4: 70, 8: 40}
     asked = []
 

@@ -155,7 +155,7 @@ def test_a_plan_is_a_function_of_the_step():
         np.testing.assert_array_equal(batch.arrays.tokens, expected.arrays.tokens)
         assert batch.arrays.tokens.shape[1] in plan.lengths and len(plan.lengths) <= 8
         assert [examples[i].id for i in indices_at(step, 50, 8, 0)] == list(batch.ids)
-        assert batch.arrays.segments.max() <= plan.most
+        assert batch.arrays.segments.max() <= plan.max_segments
     assert f"{plan.fill:.1%}" in plan.describe()
 
 
