@@ -19,7 +19,7 @@ from s1jax.config import in_words
 
 
 @dataclasses.dataclass(frozen=True)
-class Key:
+class KeyLine:
     """One line of help.
 
     Attributes:
@@ -50,7 +50,7 @@ class Section:
 
     name: str
     about: str
-    keys: tuple[Key, ...]
+    keys: tuple[KeyLine, ...]
 
     def __str__(self) -> str:
         return "\n".join([f"{self.name or 'the run'}: {self.about.rstrip('.')}", *(f"  {key}" for key in self.keys)])
@@ -62,7 +62,7 @@ def sections(cls: type) -> list[Section]:
 
 
 def sentences(cls: type) -> dict[str, str]:
-    """Key -> its sentence, from the `Attributes:` of the class and of those that it inherits from."""
+    """KeyLine -> its sentence, from the `Attributes:` of the class and of those that it inherits from."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         for names, sentence in _attributes(base.__dict__.get("__doc__")):
@@ -118,7 +118,7 @@ def _sections(
             continue
         hint = hints[field.name]
         if not dataclasses.is_dataclass(hint):
-            keys.append(Key(name, _yaml(value), sentence, in_words(hint), is_own_free, bool(note)))
+            keys.append(KeyLine(name, _yaml(value), sentence, in_words(hint), is_own_free, bool(note)))
         for each, suffix, when in _nested(hint, name):
             held = value if isinstance(value, each) else None
             about_each = sentence or _summary(each)
@@ -154,7 +154,7 @@ def _choice(field: dataclasses.Field, name: str, sentence: str) -> Iterator[Sect
     names = {f"{name}.kind"}
     common = tuple(key for key in own[kind or next(iter(own))] if all(key in keys for keys in own.values()))
     about = "; ".join(f"{each}: {_summary(cls)}" for each, cls in classes.items())
-    choose = Key(f"{name}.kind", kind, about, f"one of {', '.join(classes)}", bool(field.metadata.get("free")))
+    choose = KeyLine(f"{name}.kind", kind, about, f"one of {', '.join(classes)}", bool(field.metadata.get("free")))
     yield Section(name, sentence, (choose, *(key for key in common if key.name not in names)))
     for each, cls in classes.items():
         left = tuple(key for key in own[each] if key not in common and key.name not in names)

@@ -25,7 +25,7 @@ def config_class(verb: str) -> type:
     return getattr(importlib.import_module(cli.VERBS[verb].module), cli.VERBS[verb].config)
 
 
-def keys_of(verb: str) -> dict[str, help.Key]:
+def keys_of(verb: str) -> dict[str, help.KeyLine]:
     return {key.name: key for section in help.sections(config_class(verb)) for key in section.keys}
 
 
@@ -34,7 +34,7 @@ def printed(verb: str, capsys) -> str:
     return capsys.readouterr().out
 
 
-def given(key: help.Key) -> str:
+def given(key: help.KeyLine) -> str:
     """A key with its default, or with some value of its type where it has none."""
     first = key.type.split(" or ")[0]
     return f"{key.name}={SAMPLES.get(first, '[{name: x}]') if key.value is None else key.value}"
