@@ -3,13 +3,12 @@
 from shape_plugin import Exempt
 
 EXEMPT: tuple[Exempt, ...] = (
-    Exempt("s1jax.control.budget", ("Limits", "Progress"), "the state of one row, on the host", without="B"),
-    Exempt("s1jax.control.budget.account", ("Trail",), "the state of one row, on the host", without="B"),
     Exempt("s1jax.control.budget.automaton.BudgetForcing.step", ("Trail",), "the new entry and the trail before it"),
+    Exempt("s1jax.control.budget", ("Limits", "Progress", "Trail"), "the state of one row, on the host", without="B"),
     Exempt("s1jax.control.trail.Trail.follow", ("Trail", "new_BW", "x_BW"), "the new entry and the trail before it"),
     Exempt("s1jax.control.trail._shift", ("new_BW",), "the new entry, one long in W"),
     Exempt("s1jax.control.trail._shift", ("x_BW", "is_new_BW", "moved_BW", "source_BW"), "also with P behind W"),
-    Exempt("s1jax.engine", ("Draw.key_B",), "raw random bits: two words a key"),
+    Exempt("s1jax.engine", ("SamplingParams.key_B",), "raw random bits: two words a key"),
     Exempt("s1jax.engine.cache.attend", ("Slots",), "rows of one length class among those of all"),
     Exempt("s1jax.engine.cache.write", ("Slots", "at_B", "row_B"), "rows of one length class among those of all"),
     Exempt("s1jax.engine.cache.write_chunk", ("Slots",), "the row before and after it was made longer"),
