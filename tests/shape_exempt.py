@@ -8,6 +8,12 @@ EXEMPT: tuple[Exempt, ...] = (
     Exempt("s1jax.control.trail.Trail.follow", ("Trail", "new_BW", "x_BW"), "the new entry and the trail before it"),
     Exempt("s1jax.control.trail._shift", ("new_BW",), "the new entry, one long in W"),
     Exempt("s1jax.control.trail._shift", ("x_BW", "is_new_BW", "moved_BW", "source_BW"), "also with P behind W"),
+    Exempt(
+        "s1jax.engine",
+        ("Limits", "Progress", "Trail", "MixedState"),
+        "a control's state of one row, on the host",
+        without="B",
+    ),
     Exempt("s1jax.engine", ("SamplingParams.key_B",), "raw random bits: two words a key"),
     Exempt("s1jax.engine.cache.attend", ("Slots",), "rows of one length class among those of all"),
     Exempt("s1jax.engine.cache.write", ("Slots", "at_B", "row_B"), "rows of one length class among those of all"),

@@ -257,10 +257,6 @@ def test_links_and_recipes_of_the_documents_exist():
             assert target.exists(), f"{path} names {target}, which does not exist"
 
 
-# Types of one name that are still there; whoever renames one of a pair takes it out.
-NAMED_TWICE = {"Row", "Stored", "OnDone", "Message"}
-
-
 def test_no_two_types_share_a_name():
     """Classes and named types (`Rules = Mapping[...]`): who reads a name knows which is meant."""
     places: dict[str, list[str]] = {}
@@ -270,9 +266,7 @@ def test_no_two_types_share_a_name():
         named += [node.id for node in assigned if isinstance(node, ast.Name) and re.match("[A-Z][a-z]", node.id)]
         for name in named:
             places.setdefault(name, []).append(name_of(path))
-    twice = {name: where for name, where in places.items() if len(where) > 1}
-    assert not {name: where for name, where in twice.items() if name not in NAMED_TWICE}
-    assert NAMED_TWICE <= twice.keys(), f"take {sorted(NAMED_TWICE - twice.keys())} out of NAMED_TWICE: it is mended"
+    assert not {name: where for name, where in places.items() if len(where) > 1}
 
 
 def test_tools_import_each_other_in_no_circle():

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from s1jax.engine import cache as kv
 from s1jax.engine import sampling
 from s1jax.engine.protocol import DONE, PAUSE, RUN, Array, Automaton
-from s1jax.engine.state import EngineState, Report, Row, Shape
+from s1jax.engine.state import DeviceRows, EngineState, Report, Shape
 from s1jax.models.decoder import Model, forward, logits
 from s1jax.parallel.axes import constrain
 
@@ -41,7 +41,7 @@ def start(size: kv.Size, shape: Shape, control: Any, draw: sampling.SamplingPara
     """A state of empty rows. `control` and `draw` are of any one row, with leading axis 1."""
     B, S = shape.rows, shape.max_length
     control, draw = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), B, axis=0), (control, draw))
-    row = Row(
+    row = DeviceRows(
         tokens_BS=jnp.zeros((B, S), jnp.int32),
         forced_BS=jnp.zeros((B, S), bool),
         logprob_BS=jnp.zeros((B, S), jnp.float32),
@@ -77,7 +77,7 @@ def decode_window(model: Model, control: Automaton, state: EngineState, *, shape
     return constrain_state(state), _report(state.row, low_B, n_steps, shape.window)
 
 
-def is_active(row: Row, shape: Shape) -> jax.Array:
+def is_active(row: DeviceRows, shape: Shape) -> jax.Array:
     """Rows that run and whose last id still has a position in their class."""
     return (row.status_B == RUN) & (row.length_B <= shape.capacity_B)
 
@@ -120,7 +120,7 @@ def step(model: Model, control: Automaton, state: EngineState, active_B: jax.Arr
     return EngineState(cache, row)
 
 
-def _small(row: Row) -> tuple[jax.Array, jax.Array, Any]:
+def _small(row: DeviceRows) -> tuple[jax.Array, jax.Array, Any]:
     return row.length_B, row.status_B, row.control
 
 
@@ -134,7 +134,7 @@ def _logprob(logits_BV: jax.Array, token_B: Array, wanted_B: jax.Array) -> jax.A
     return jax.lax.cond(jnp.any(wanted_B), compute, lambda: jnp.zeros(len(token_B), jnp.float32))
 
 
-def _report(row: Row, low_B: jax.Array, n_steps: jax.Array, window: int) -> Report:
+def _report(row: DeviceRows, low_B: jax.Array, n_steps: jax.Array, window: int) -> Report:
     def part(x_BS: jax.Array) -> jax.Array:
         at_BT = low_B[:, None] + jnp.arange(min(window, x_BS.shape[1]))
         return jnp.take_along_axis(x_BS, jnp.minimum(at_BT, x_BS.shape[1] - 1), axis=1)
@@ -157,7 +157,7 @@ def insert(
     state: EngineState,
     source: tuple[kv.Slots, ...],
     source_row: jax.Array,
-    row: Row,
+    row: DeviceRows,
     slot: jax.Array,
     *,
     of_class: int,
@@ -181,7 +181,9 @@ def insert(
 
 
 @functools.partial(jax.jit, static_argnames=("of_class", "shape"))
-def extract(state: EngineState, slot: jax.Array, *, of_class: int, shape: Shape) -> tuple[tuple[kv.Slots, ...], Row]:
+def extract(
+    state: EngineState, slot: jax.Array, *, of_class: int, shape: Shape
+) -> tuple[tuple[kv.Slots, ...], DeviceRows]:
     """A copy of one row and of its cached positions, both with leading axis 1."""
     at = slot + sum(rows for rows, _ in shape.classes[:of_class])
     row = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, at, axis=0), state.row)

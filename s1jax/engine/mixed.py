@@ -51,15 +51,15 @@ class Mixed:
         which_B = np.array([index_of[row.kind] for row in settings], np.int32)
         return MixedState(which_B, tuple(self._of_one(i, settings, which_B) for i in range(len(self.automata))))
 
-    def _of_one(self, index: int, settings: Sequence[Any], which_B: np.ndarray) -> Any:
-        own = self.automata[index].rows([row for row, which in zip(settings, which_B, strict=True) if which == index])
+    def _of_one(self, index: int, settings: Sequence[Any], index_of_row: np.ndarray) -> Any:
+        mine = [row for row, of_row in zip(settings, index_of_row, strict=True) if of_row == index]
 
         def spread(leaf: np.ndarray) -> np.ndarray:
             out = np.zeros((len(settings), *leaf.shape[1:]), leaf.dtype)
-            out[which_B == index] = leaf
+            out[index_of_row == index] = leaf
             return out
 
-        return jax.tree.map(spread, own)
+        return jax.tree.map(spread, self.automata[index].rows(mine))
 
     def forbid(self, state_B: MixedState) -> Array:
         """`[B, V]` bool."""

@@ -221,5 +221,5 @@ def _completion(
 
 
 def has_unknown(logprobs: Sequence[float]) -> bool:
-    """Some log-probability could not be known on the way (see `Row.logprob_BS`)."""
+    """Some log-probability could not be known on the way (see `DeviceRows.logprob_BS`)."""
     return any(math.isnan(x) for x in logprobs)

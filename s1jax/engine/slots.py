@@ -19,7 +19,7 @@ from s1jax.engine import cache as kv
 from s1jax.engine import decode, prefill
 from s1jax.engine.protocol import PAUSE, RUN, Automaton
 from s1jax.engine.requests import SlotIndex
-from s1jax.engine.state import CachedPrompt, EngineState, Report, Row, Shape
+from s1jax.engine.state import CachedPrompt, DeviceRows, EngineState, Report, Shape
 from s1jax.models.decoder import Unstacked
 from s1jax.parallel import mesh as meshes
 
@@ -103,7 +103,7 @@ class SlotTable:
         """The row of a place in a window's arrays."""
         return sum(rows for rows, _ in self.shape.classes[: place.of_class]) + place.slot
 
-    def enter(self, source: CachedPrompt, row: Row, of_class: int) -> SlotIndex:
+    def enter(self, source: CachedPrompt, row: DeviceRows, of_class: int) -> SlotIndex:
         """Put a row into a free slot of the class."""
         place = SlotIndex(of_class, self._free[of_class].pop())
         if self._state is None:
@@ -130,7 +130,7 @@ class SlotTable:
         """Nobody has the slot."""
         return place.slot in self._free[place.of_class]
 
-    def read(self, place: SlotIndex) -> tuple[CachedRow, Row]:
+    def read(self, place: SlotIndex) -> tuple[CachedRow, DeviceRows]:
         """A copy of a row, on the device."""
         with self._program("extract", place.of_class):
             return decode.extract(self._state, np.int32(place.slot), of_class=place.of_class, shape=self.shape)

@@ -12,7 +12,7 @@ from s1jax.engine import cache as kv
 from s1jax.engine import requests
 from s1jax.engine.protocol import RUN, Automaton
 from s1jax.engine.requests import Listener, Request
-from s1jax.engine.state import Row
+from s1jax.engine.state import DeviceRows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Snapshot:
     request: Request
     of_class: int
     cache: tuple[kv.Slots, ...]
-    row: Row
+    row: DeviceRows
     identity: str = ""
 
     @property
@@ -80,11 +80,11 @@ class Parked:
         )
 
 
-def initial_row(request: Request, control_state: Any, max_length: int) -> Row:
+def initial_row(request: Request, control_state: Any, max_length: int) -> DeviceRows:
     """The row's arrays as it enters a slot, leading axis 1. `control_state` has that axis too."""
     tokens_BS = np.zeros((1, max_length), np.int32)
     tokens_BS[0, : len(request.prompt_ids)] = request.prompt_ids
-    return Row(
+    return DeviceRows(
         tokens_BS=tokens_BS,  # pyright: ignore[reportArgumentType]
         forced_BS=np.zeros((1, max_length), bool),  # pyright: ignore[reportArgumentType]
         logprob_BS=np.zeros((1, max_length), np.float32),  # pyright: ignore[reportArgumentType]
@@ -130,7 +130,7 @@ def _control_under(snapshot: Snapshot, request: Request, automaton: Automaton) -
     return _with_axis(automaton.refork(snapshot.state_row, request.control))
 
 
-def extended_row(snapshot: Snapshot, ids: Sequence[int], automaton: Automaton) -> Row:
+def extended_row(snapshot: Snapshot, ids: Sequence[int], automaton: Automaton) -> DeviceRows:
     """The arrays of the row with tokens appended, marked as forced. Raises BadInput for what the control refuses."""
     row, begin, end = snapshot.row, snapshot.length, snapshot.length + len(ids)
     state = automaton.extend(snapshot.state_row, ids, begin - len(snapshot.request.prompt_ids))

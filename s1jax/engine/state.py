@@ -50,7 +50,7 @@ class Shape:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Row:
+class DeviceRows:
     """What the engine knows of rows beside the cache; leading axis B.
 
     Attributes:
@@ -78,7 +78,7 @@ class EngineState:
     """All that a window changes; donated to it."""
 
     cache: kv.Cache
-    row: Row
+    row: DeviceRows
 
 
 @jax.tree_util.register_dataclass

@@ -13,7 +13,7 @@ from s1jax.text.tokens import PRESETS, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class GivenCompletion:
     """One completion to grade.
 
     Attributes:
@@ -43,7 +43,7 @@ def read_rows(
     golds: Mapping[str, str] | None = None,
     tokenizer: Tokenizer | None = None,
     thinking_end: Sequence[str] | None = None,
-) -> list[Row]:
+) -> list[GivenCompletion]:
     """The rows of a file, checked.
 
     Args:
@@ -56,14 +56,14 @@ def read_rows(
     Raises:
       BadInput: a line is no object, or lacks an id, a text or a gold; an unknown kind; an (id, sample) twice.
     """
-    rows: list[Row] = []
+    rows: list[GivenCompletion] = []
     seen: dict[tuple[str, int], int] = {}
     for number, given in enumerate(read_jsonl(path), 1):
         where = f"{path} row {number}"
         id, sample = _key(given, where)
         gold, of_kind = _gold(given, id, where, golds), _kind(given, kind, where)
         text = _text(given, where, tokenizer)
-        row = Row(id, sample, text, segment_of(given, text, thinking_end), gold, of_kind, given)
+        row = GivenCompletion(id, sample, text, segment_of(given, text, thinking_end), gold, of_kind, given)
         if (first := seen.setdefault((row.id, row.sample), number)) != number:
             raise BadInput(
                 f"{where}: sample {row.sample} of id {row.id!r} stands in row {first} too; give samples of one id "

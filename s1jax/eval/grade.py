@@ -16,7 +16,7 @@ from s1jax.benchmarks import BENCHMARKS, benchmark
 from s1jax.benchmarks.benchmark import Benchmark
 from s1jax.config import BadInput, free
 from s1jax.eval import reading, stats
-from s1jax.eval.completions import Row, read_rows
+from s1jax.eval.completions import GivenCompletion, read_rows
 from s1jax.grading import compat
 from s1jax.grading.grade import KINDS
 from s1jax.grading.pool import Grader
@@ -115,7 +115,7 @@ def _benchmark(config: GradeRun) -> Benchmark:
     return benchmark.local(name, config.kind)
 
 
-def _graded(path: pathlib.Path, rows: Sequence[Row]) -> dict[tuple[str, int], dict[str, Any]]:
+def _graded(path: pathlib.Path, rows: Sequence[GivenCompletion]) -> dict[tuple[str, int], dict[str, Any]]:
     """Rows that a former start has finished.
 
     Raises:
@@ -140,13 +140,13 @@ def _graded(path: pathlib.Path, rows: Sequence[Row]) -> dict[tuple[str, int], di
     return done
 
 
-def _digest_of_own(found: Mapping[str, Any], row: Row) -> str:
+def _digest_of_own(found: Mapping[str, Any], row: GivenCompletion) -> str:
     """Of a row in our own format, which has no digest: its tokens and its gold tell."""
     is_same = found.get("token_ids") == row.given.get("token_ids") and found.get("gold") == row.gold
     return row.digest if is_same else ""
 
 
-def _written(row: Row, grades: Mapping[str, Any], bench: Benchmark | None) -> dict[str, Any]:
+def _written(row: GivenCompletion, grades: Mapping[str, Any], bench: Benchmark | None) -> dict[str, Any]:
     """The row with its grade; a row of our own stays one. Texts of a private benchmark are left out."""
     given = dict(row.given)
     is_private = bench is not None and bench.private
@@ -160,14 +160,14 @@ def _written(row: Row, grades: Mapping[str, Any], bench: Benchmark | None) -> di
 
 
 def _report(
-    rows: Sequence[Row],
+    rows: Sequence[GivenCompletion],
     done: Mapping[tuple[str, int], Mapping[str, Any]],
     grader: Grader,
     config: GradeRun,
     bench: Benchmark | None,
 ) -> dict[str, Any]:
     """As the report of `eval`, as far as completions alone tell."""
-    by_question: dict[str, list[Row]] = collections.defaultdict(list)
+    by_question: dict[str, list[GivenCompletion]] = collections.defaultdict(list)
     for row in sorted(rows, key=lambda row: row.sample):
         by_question[row.id].append(row)
     grades = {id: [done[id, row.sample] for row in of_one] for id, of_one in by_question.items()}
@@ -216,7 +216,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _mean_of(rows: Sequence[Row], name: str) -> float | None:
+def _mean_of(rows: Sequence[GivenCompletion], name: str) -> float | None:
     """Mean over the questions' means; None where a row lacks the number."""
     found: dict[str, list[float]] = collections.defaultdict(list)
     for row in rows:
@@ -227,7 +227,7 @@ def _mean_of(rows: Sequence[Row], name: str) -> float | None:
     return _mean([_mean(values) for values in found.values()])
 
 
-def _count_of(rows: Sequence[Row], reason: str) -> int | None:
+def _count_of(rows: Sequence[GivenCompletion], reason: str) -> int | None:
     """Rows that ended so; None where a row does not say how it ended."""
     reasons = [row.given.get("finish_reason") for row in rows]
     return None if None in reasons else reasons.count(reason)

@@ -13,7 +13,7 @@ from s1jax.config import BadInput
 from s1jax.engine.requests import Request
 from s1jax.methods import sweep
 from s1jax.methods.sharing import SharedRow, plan
-from s1jax.methods.task import Ask, Keep, Message
+from s1jax.methods.task import Ask, Keep, Turn
 from s1jax.records import Completion
 from s1jax.text.tokens import Tokenizer
 
@@ -47,7 +47,7 @@ class Router:
         self,
         engine: Callable[[str], Any],
         tokenizer: Tokenizer,
-        encode: Callable[[Sequence[Message], Any], tuple[int, ...]],
+        encode: Callable[[Sequence[Turn], Any], tuple[int, ...]],
         on_progress: OnProgress | None = None,
     ) -> None:
         """For the running event loop.
@@ -67,7 +67,7 @@ class Router:
         """The engine that completes the rows of a prompt."""
         return self._engine(id)
 
-    def prompt_ids(self, messages: Sequence[Message], control: Any) -> tuple[int, ...]:
+    def prompt_ids(self, messages: Sequence[Turn], control: Any) -> tuple[int, ...]:
         """Tokens of a chat, the control's header included."""
         return self._encode(messages, control)
 

@@ -17,14 +17,14 @@ from s1jax.methods import METHODS
 from s1jax.methods.config import ModelRun
 from s1jax.methods.parts import Share, share_of
 from s1jax.methods.router import OnProgress, Router, request_of
-from s1jax.methods.task import Ask, Job, Message, RowError, Task
+from s1jax.methods.task import Ask, Job, RowError, Task, Turn
 from s1jax.parallel import hosts
 from s1jax.records import Completion
 from s1jax.text.chat import system_turn
 from s1jax.text.tokens import Tokenizer
 
-OnDone = Callable[[Job, Ask, Completion], None]
-Stored = Mapping[tuple[str, str], Mapping[int, Completion]]
+KeepCompletion = Callable[[Job, Ask, Completion], None]
+StoredSamples = Mapping[tuple[str, str], Mapping[int, Completion]]
 
 
 class Session:
@@ -61,7 +61,7 @@ class Session:
         self._engines: list[Any] = []
         self._controls: dict[Any, None] = {}
 
-    def prompt_ids(self, messages: Sequence[Message], control: Any) -> tuple[int, ...]:
+    def prompt_ids(self, messages: Sequence[Turn], control: Any) -> tuple[int, ...]:
         """Tokens of a chat up to where the model goes on: the next assistant turn, or the end of a last one (a prefix).
 
         The control's header is put at the end.
@@ -73,7 +73,7 @@ class Session:
     def job(
         self,
         id: str,
-        messages: Sequence[Message],
+        messages: Sequence[Turn],
         control: Any,
         sampling: sampling.SamplingConfig,
         method: Any,
@@ -87,7 +87,7 @@ class Session:
         seed = self._config.seed if seed is None else seed
         return Job(setting, id, seed, tuple(messages), ids, control, sampling, method, n)
 
-    def question(self, text: str) -> tuple[Message, ...]:
+    def question(self, text: str) -> tuple[Turn, ...]:
         """One user turn, after the run's system turn if there is one."""
         return (*system_turn(self._config.system), {"role": "user", "content": text})
 
@@ -112,9 +112,9 @@ class Session:
     def run(
         self,
         jobs: Sequence[Job],
-        on_done: OnDone,
+        on_done: KeepCompletion,
         *,
-        stored: Stored | None = None,
+        stored: StoredSamples | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
         """Have the methods of those jobs run that are this process's; each completion is handed over as it ends.
@@ -158,7 +158,7 @@ class Session:
         self._controls = asked
 
     async def _drive(
-        self, jobs: Sequence[Job], stored: Stored, on_done: OnDone, on_progress: OnProgress | None
+        self, jobs: Sequence[Job], stored: StoredSamples, on_done: KeepCompletion, on_progress: OnProgress | None
     ) -> None:
         router = Router(self._engine_of, self.tokenizer, self.prompt_ids, on_progress)
 

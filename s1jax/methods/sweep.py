@@ -12,7 +12,7 @@ from s1jax.engine.protocol import Sweep
 from s1jax.engine.requests import Listener, Request
 from s1jax.records import Completion
 
-OnDone = Callable[[Request, Completion], None]
+OnBranchDone = Callable[[Request, Completion], None]
 
 
 def submit(
@@ -20,7 +20,7 @@ def submit(
     sweep: Sweep | None,
     request: Request,
     forks: Sequence[Request],
-    on_done: OnDone,
+    on_done: OnBranchDone,
     progress: Callable[[int, list[int], list[bool], int], None] | None = None,
 ) -> int:
     """Queue one row for its own limit, the largest, and for the smaller ones of `forks`.

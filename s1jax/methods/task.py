@@ -13,7 +13,7 @@ from s1jax.engine.sampling import SamplingConfig
 from s1jax.engine.snapshots import Snapshot
 from s1jax.records import Completion
 
-Message = Mapping[str, str]
+Turn = Mapping[str, str]
 Keep = Callable[[Completion], None]
 
 
@@ -53,7 +53,7 @@ class Job:
     setting: str
     id: str
     seed: int
-    messages: tuple[Message, ...]
+    messages: tuple[Turn, ...]
     prompt_ids: tuple[int, ...]
     control: Any
     sampling: SamplingConfig
@@ -69,7 +69,7 @@ class Job:
 class Broker(Protocol):
     """What a task needs of whoever runs it; `s1jax.methods.router.Router` is it."""
 
-    def prompt_ids(self, messages: Sequence[Message], control: Any) -> tuple[int, ...]: ...
+    def prompt_ids(self, messages: Sequence[Turn], control: Any) -> tuple[int, ...]: ...
     def answer_text(self, completion: Completion, ask: Ask) -> str: ...
     def ask(self, ask: Ask, keep: Keep) -> Awaitable[Completion]: ...
     def request(self, ask: Ask) -> Request: ...
@@ -100,7 +100,7 @@ class Task:
         self,
         sample: int,
         *,
-        messages: Sequence[Message] | None = None,
+        messages: Sequence[Turn] | None = None,
         control: Any = None,
         sampling: SamplingConfig | None = None,
     ) -> Completion:
@@ -141,7 +141,7 @@ class Task:
         self,
         sample: int,
         *,
-        messages: Sequence[Message] | None = None,
+        messages: Sequence[Turn] | None = None,
         control: Any = None,
         sampling: SamplingConfig | None = None,
     ) -> Ask:

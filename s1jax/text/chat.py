@@ -10,7 +10,7 @@ from typing import Any
 from s1jax.config import BadInput
 
 Message = Mapping[str, Any]
-Place = tuple[int, str]  # message index, added token spelled out in it
+SpelledToken = tuple[int, str]  # message index, added token spelled out in it
 
 
 def read_template(path: str | os.PathLike) -> str:
@@ -87,13 +87,13 @@ def mark_messages(
     """
     text = render(messages)
 
-    def marked(places: Sequence[Place]) -> tuple[str, Marks]:
+    def marked(places: Sequence[SpelledToken]) -> tuple[str, Marks]:
         marks = Marks(json.dumps(list(messages), ensure_ascii=False, default=str) + text)
         texts = [[t for j, t in places if j == i] for i in range(len(messages))]
         rows = [marks.hide(m, pattern_of(t)) if t else m for m, t in zip(messages, texts, strict=True)]
         return (render(rows) if places else text), marks
 
-    def is_faithful(places: Sequence[Place]) -> bool:
+    def is_faithful(places: Sequence[SpelledToken]) -> bool:
         rendered, marks = marked(places)
         return marks.show(rendered) == text
 
@@ -107,8 +107,8 @@ def mark_messages(
     return marked(places)
 
 
-def _spelled_out(messages: Sequence[Message], added: re.Pattern[str]) -> list[Place]:
-    places: dict[Place, None] = {}
+def _spelled_out(messages: Sequence[Message], added: re.Pattern[str]) -> list[SpelledToken]:
+    places: dict[SpelledToken, None] = {}
     for i, message in enumerate(messages):
         marks = Marks("")
         marks.hide(message, added)
