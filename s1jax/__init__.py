@@ -1,1 +1,30 @@
-"""Test-time scaling in JAX: fine-tune on a thousand reasoning traces, then set how long the model thinks."""
+"""Test-time scaling in JAX: fine-tune on a thousand reasoning traces, then set how long the model thinks.
+
+    import s1jax
+
+    model = s1jax.load("Qwen/Qwen2.5-0.5B-Instruct")
+    [short] = model.generate("How many primes are below 100?", thinking_token_budget=256)
+    print(short.thinking_tokens, model.answer(short))
+    for piece in model.stream("And below 200?", thinking_n_ignore=1):
+        print(piece.text, end="")
+
+Nothing heavy is imported before it is used: `import s1jax` loads no JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from s1jax.api import LoadedModel, convert, curate, evaluate, load, plan, train
+
+__all__ = ["LoadedModel", "convert", "curate", "evaluate", "load", "plan", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"s1jax has no {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module("s1jax.api"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

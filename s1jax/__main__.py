@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from s1jax import config as configuration
@@ -149,7 +149,7 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     path = arguments.pop(0) if arguments and "=" not in arguments[0] else None
     prepare_environment(path, verb.platform)
     config = load_config(name, path, arguments)
-    importlib.import_module(verb.module).run(config)
+    run_verb(name, config)
     return 0
 
 
@@ -157,11 +157,23 @@ def load_config(name: str, path: str | None, overrides: Sequence[str]) -> Any:
     """The config of a verb from its recipe and overrides; `out` defaults to `runs/<recipe name>`. Raises BadInput."""
     verb = VERBS[name]
     config = configuration.load(getattr(importlib.import_module(verb.module), verb.config), path, overrides)
-    if not getattr(config, "out", "given"):
-        # A plan takes the recipe of a training run, whose folder it must not take.
-        recipe = f"{'plan_' if name == 'plan' else ''}{pathlib.Path(path).stem}" if path else name
-        config = dataclasses.replace(config, out=f"runs/{recipe}")
-    return config
+    # A plan takes the recipe of a training run, whose folder it must not take.
+    return _with_out(config, f"{'plan_' if name == 'plan' else ''}{pathlib.Path(path).stem}" if path else name)
+
+
+def config_of(name: str, fields: Mapping[str, Any]) -> Any:
+    """The config of a verb from a dict of its fields, nested as in a recipe. Raises BadInput."""
+    verb = VERBS[name]
+    return _with_out(configuration.from_dict(getattr(importlib.import_module(verb.module), verb.config), fields), name)
+
+
+def _with_out(config: Any, recipe: str) -> Any:
+    return config if getattr(config, "out", "given") else dataclasses.replace(config, out=f"runs/{recipe}")
+
+
+def run_verb(name: str, config: Any) -> Any:
+    """Run a verb; what its `run` returns."""
+    return importlib.import_module(VERBS[name].module).run(config)
 
 
 def prepare_environment(path: str | None, platform: str | None = None) -> None:

@@ -56,6 +56,7 @@ class Engine(Worker):
       kinds: kinds of control that it was made for.
       memory: where its device memory goes.
       stats: what it has done so far.
+      most_slots: what `slots: auto` could have been, whatever was asked for.
       identity: what its promise holds within: model sizes, slots, types, mesh, device kind, kinds of control.
     """
 
@@ -95,6 +96,7 @@ class Engine(Worker):
         prepared = self._prepare(model)
         size = kv.Size(model.config.L, model.config.K, model.config.H, config.cache or dtype)
         self.memory = plan(config, prepared, size, prefill_ids=config.prefill_ids, most_rows=most_rows)
+        self.most_slots = self.memory.most_slots
         notify(str(self.memory))
         self._shape = Shape(self.memory.classes, config.window, dtype)
         # Rows that no slot waits for would be computed for nothing.
@@ -126,6 +128,11 @@ class Engine(Worker):
         self._slots = self._new_slots(model, self._automaton)
         scheduler = Scheduler(self._slots, self._automaton, self.stats, self._tokenizer, str(self.identity))
         self._loop = DecodeLoop(self._slots, scheduler, self._automaton, self._tokenizer, self.stats, ahead=self._ahead)
+
+    @property
+    def n_slots(self) -> int:
+        """Rows at the same time."""
+        return self._shape.rows
 
     @property
     def programs(self) -> frozenset[tuple]:

@@ -28,6 +28,7 @@ class EngineMemory:
       weights, cache, work: what they take; `work` is an estimate: logits, the largest prefill, one row on its way.
       limit: what there is.
       classes: length classes.
+      most_slots: slots that fit, or 0 where their number was given.
     """
 
     weights: int
@@ -35,6 +36,7 @@ class EngineMemory:
     work: int
     limit: int
     classes: tuple[tuple[int, int], ...]
+    most_slots: int = 0
 
     def __str__(self) -> str:
         parts = " + ".join(f"{name} {getattr(self, name) / GIB:.3g}" for name in ("weights", "cache", "work"))
@@ -57,16 +59,21 @@ def plan(
     """
     leaves = jax.tree.leaves(model)
     device = leaves[0].addressable_shards[0].device
-    return fit(
+    cap = MOST_SLOTS_CPU if device.platform == "cpu" else MOST_SLOTS
+    asked = min(cap, max(most_rows or cap, 1))
+    found = fit(
         config,
         model.config,
         size,
         weights=sum(x.addressable_shards[0].data.nbytes for x in leaves),
         ways=len(leaves[0].devices()),
         limit=device_memory(device) if config.memory_gib is None else int(config.memory_gib * GIB),
-        most=min(MOST_SLOTS_CPU if device.platform == "cpu" else MOST_SLOTS, max(most_rows or MOST_SLOTS, 1)),
+        most=asked,
         prefill_ids=prefill_ids,
     )
+    slots = sum(rows for rows, _ in found.classes)
+    is_given = config.slots != "auto" or config.classes is not None
+    return dataclasses.replace(found, most_slots=0 if is_given else cap if slots == asked else slots)
 
 
 def fit(

@@ -97,7 +97,7 @@ def override(base: T, changes: Mapping[str, Any], where: str) -> T:
     """A config with some fields set anew. Raises BadInput for a value of the wrong type."""
     if not changes:
         return base
-    return from_dict(type(base), {**to_dict(base), **changes}, f"{where} ")
+    return from_dict(type(base), {**to_dict(base), **changes}, f"{where} " if where else "")
 
 
 def override_control(base: Any, changes: Mapping[str, Any], where: str) -> Any:
@@ -111,7 +111,7 @@ def override_control(base: Any, changes: Mapping[str, Any], where: str) -> Any:
     if kind != base.kind and isinstance(kind, str) and kind in control.CONTROLS:
         shared = {field.name for field in dataclasses.fields(control.CONTROLS[kind].config)} - {"kind"}
         before = {name: value for name, value in before.items() if name in shared}
-    return from_dict(_Control, {"control": {**before, **changes, "kind": kind}}, f"{where} ").control
+    return from_dict(_Control, {"control": {**before, **changes, "kind": kind}}, f"{where} " if where else "").control
 
 
 @dataclasses.dataclass(frozen=True)

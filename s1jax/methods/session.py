@@ -41,6 +41,7 @@ class Session:
         make_engines: Callable[..., Sequence[Any]],
         share: Share | None = None,
         tokenizer: Tokenizer | None = None,
+        keeps_running: bool = False,
     ) -> None:
         """Join the other processes, read the tokenizer; the model is read when the first row is to be completed.
 
@@ -48,6 +49,7 @@ class Session:
           make_engines: `s1jax.methods.engines.build_engines`, or what stands in for it.
           share: of `make_engines`; by default what `config.mesh` says.
           tokenizer: by default the one that `config` names.
+          keeps_running: engines are somebody else's, and go on when a run has ended.
 
         Raises:
           BadInput: a mesh that cannot be, no tokenizer there, or no such template file.
@@ -57,7 +59,7 @@ class Session:
         template = None if config.chat_template is None else _read_template(config.chat_template)
         self.tokenizer = tokenizer or Tokenizer.load(config.tokenizer or config.model, chat_template=template)
         self._config = config
-        self._make = make_engines
+        self._make, self._keeps_running = make_engines, keeps_running
         self._engines: list[Any] = []
         self._controls: dict[Any, None] = {}
 
@@ -142,7 +144,7 @@ class Session:
         try:
             asyncio.run(self._drive(left, found, on_done, on_progress))
         finally:
-            for engine in self._engines:
+            for engine in [] if self._keeps_running else self._engines:
                 engine.stop()
 
     def _prepare(self, jobs: Sequence[Job]) -> None:
