@@ -188,13 +188,14 @@ def write_map(file: str) -> None:
     known = {node: entry for node, entry in known.items() if node.partition("::")[0] != file} | found
     MAP.parent.mkdir(exist_ok=True)
     MAP.write_text(json.dumps(known))
-    print(f"{file}: {len(found)} tests, {sum(e['seconds'] for e in found.values()):.0f} s, exit code {code}", flush=True)
+    seconds = sum(entry["seconds"] for entry in found.values())
+    print(f"{file}: {len(found)} tests, {seconds:.0f} s, exit code {code}", flush=True)
     if code:
         print(said[-1500:])
 
 
 def sample(options: argparse.Namespace) -> list[Slip]:
-    """`--count` slips: a kind is drawn first, then one of that kind, so that the commonest kind does not fill the draw."""
+    """`--count` slips: first a kind is drawn, then one of it, so that the commonest kind does not fill the draw."""
     files = [path for package in options.packages for path in sorted(pathlib.Path(package).resolve().glob("**/*.py"))]
     files += [pathlib.Path(path).resolve() for path in options.packages if path.endswith(".py")]
     fields = swaps_of_fields(sorted([*ROOT.glob("s1jax/**/*.py"), *ROOT.glob("curation/**/*.py")]))
@@ -220,7 +221,7 @@ def listed(only: str) -> list[Slip]:
             continue
         source, old = (ROOT / entry["file"]).read_bytes(), entry["old"].encode()
         if source.count(old) != 1:
-            raise SystemExit(f"{entry['file']} holds {entry['old']!r} {source.count(old)} times; mend tools/faults.yaml")
+            raise SystemExit(f"{entry['file']} holds {entry['old']!r} {source.count(old)} times; mend faults.yaml")
         start = source.index(old)
         line = source.count(b"\n", 0, start) + 1
         new = entry.get("new", "")
@@ -313,7 +314,8 @@ def record(options: argparse.Namespace, results: list[tuple[Slip, str]], summary
             if line.startswith("- `") and "`: " in line:
                 words.__setitem__(*line[3:].split("`: ", 1))
     command = "--survivors" if options.survivors else f"--count {options.count} --seed {options.seed}"
-    lines = [f"Commit {log.stdout.strip()}, `python tools/mutate.py {' '.join(options.packages)} {command}`.", "", summary]
+    command = f"python tools/mutate.py {' '.join(options.packages)} {command}"
+    lines = [f"Commit {log.stdout.strip()}, `{command}`.", "", summary]
     missed = [str(slip) for slip, verdict in results if verdict not in ("seen", "hung")]
     lines += ["", "Not seen:", *(f"- `{name}`: {words.get(name, 'open')}" for name in missed)] if missed else []
     head = "# Slips that the tests see\n\nMade by `tools/mutate.py`.\n\n"
