@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 from s1jax.config import BadInput, from_dict
 
@@ -187,8 +187,7 @@ class JsonlWriter:
     def write(self, row: Any) -> None:
         """Append a dict or a dataclass and flush it to disk."""
         self._file.write(json.dumps(_plain(row), ensure_ascii=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        _sync(self._file)
 
     def close(self) -> None:
         """Close the file; writing afterwards raises ValueError."""
@@ -223,6 +222,7 @@ def write_jsonl(path: str | os.PathLike, rows: Iterable[Any]) -> None:
     with neighbour.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(_plain(row), ensure_ascii=False) + "\n")
+        _sync(file)
     os.replace(neighbour, path)
 
 
@@ -231,8 +231,16 @@ def write_json(path: str | os.PathLike, data: Any) -> None:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     neighbour = path.with_name(f".{path.name}.{os.getpid()}")
-    neighbour.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with neighbour.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+        _sync(file)
     os.replace(neighbour, path)
+
+
+def _sync(file: IO[str]) -> None:
+    """Until what was written is on disk: a name given before that may stand for nothing after a power cut."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def unique(rows: Iterable[Any], where: str) -> Iterator[Any]:

@@ -1,7 +1,7 @@
 """YAML and overrides into frozen dataclasses."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -29,6 +29,8 @@ class Outer:
     words: tuple[str, ...] = ()
     text_or_list: str | tuple[str, ...] = ""
     log_every: int = free(10)
+    table: dict[str, int] = dataclasses.field(default_factory=dict)
+    anything: Any = None
 
 
 def test_yaml_and_overrides(tmp_path):
@@ -58,6 +60,48 @@ def test_a_text_on_the_command_line_stands_as_it_is(value, text):
     assert config.load(Outer, None, ["out=x", f"note={value}"]).note == text
 
 
+def test_values_of_every_kind():
+    overrides = [
+        "out=x",
+        "table={a: 1}",
+        "anything=[1, {b: 2}]",
+        "pair=[2, b]",
+        "flag=true",
+        "inner.rate=2",
+        "slots=auto",
+    ]
+    loaded = config.load(Outer, None, [*overrides, "optional=null", "inner.budget=null", "sizes=[]", "kind=budget"])
+    assert loaded == Outer(
+        *("x", Inner(2.0), None, (), (2, "b"), "budget", "auto", True), table={"a": 1}, anything=[1, {"b": 2}]
+    )
+    assert type(loaded.inner.rate) is float and config.load(Outer, None, ["out=a=b"]).out == "a=b"
+    assert config.load(Outer, None, ["out=x", "note="]).note == "" and config.load(Outer, None, ["out=x", "anything="])
+    assert config.load(Outer, None, ["out=x", "inner.rate=-1.5E+3"]).inner.rate == -1500.0
+    assert config.load(Outer, None, ["out=x", "inner.rate=.5e1"]).inner.rate == 5.0
+    assert config.load(Outer, None, ["out=x", "note=~"]).note is None
+
+
+def test_the_later_of_two_overrides_holds_and_the_file_comes_first(tmp_path):
+    (tmp_path / "r.yaml").write_text("out: file\nlog_every: 3\n")
+    loaded = config.load(Outer, tmp_path / "r.yaml", ["out=one", "out=two"])
+    assert (loaded.out, loaded.log_every) == ("two", 3)
+
+
+def test_fields_that_may_change_are_marked():
+    marked = {field.name for field in dataclasses.fields(Outer) if field.metadata.get("free")}
+    assert marked == {"log_every"}
+
+    @dataclasses.dataclass(frozen=True)
+    class Made:
+        needed: int = free()
+        items: list = free(factory=lambda: [1])
+
+    assert Made(needed=2).items == [1] and Made(needed=2).items is not Made(needed=2).items
+    assert all(field.metadata["free"] for field in dataclasses.fields(Made))
+    with pytest.raises(BadInput, match="key 'needed' is missing"):
+        config.from_dict(Made, {})
+
+
 def test_lists_of_texts_are_yaml():
     loaded = config.load(Outer, None, ["out=5", "words=[a, b]", "text_or_list=[c, d]"])
     assert (loaded.out, loaded.words, loaded.text_or_list) == ("5", ("a", "b"), ("c", "d"))
@@ -77,6 +121,21 @@ def test_lists_of_texts_are_yaml():
         ("pair=[1]", "key 'pair' is [1] (list); it must be a list of 2: a whole number, a text"),
         ("slots=many", "key 'slots' is 'many' (str); it must be a whole number or auto"),
         ("flag=1", "key 'flag' is 1 (int); it must be true or false"),
+        ("optional.rate=null", "key 'optional.rate' is None (NoneType); it must be"),
+        ("slots=null", "key 'slots' is None (NoneType); it must be"),
+        ("text_or_list=null", "key 'text_or_list' is None (NoneType); it must be"),
+        ("inner=null", "key 'inner' is None (NoneType); it must be"),
+        ("inner=3", "key 'inner' is 3 (int); it must be"),
+        ("optional=3", "key 'optional' is 3 (int); it must be"),
+        ("flag=null", "key 'flag' is None (NoneType); it must be"),
+        ("inner.budget=1.5", "key 'inner.budget' is 1.5 (float); it must be"),
+        ("inner.rate=true", "key 'inner.rate' is True (bool); it must be"),
+        ("kind=1", "key 'kind' is 1; it must be"),
+        ("sizes=3", "key 'sizes' is 3 (int); it must be"),
+        ("pair=[1, b, c]", "key 'pair' is [1, 'b', 'c'] (list); it must be"),
+        ("pair=[a, b]", "key 'pair[0]' is 'a' (str); it must be"),
+        ("table=3", "key 'table' is 3 (int); it must be"),
+        ("=3", "override '=3' is not of the form key=value"),
         ("seed", "override 'seed' is not of the form key=value"),
         ("inner.rate.x=1", "goes below 'rate', which is already set to 0.1"),
         ("sizes=[1", "is not YAML"),

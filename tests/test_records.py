@@ -28,6 +28,7 @@ COMPLETION = Completion(
 
 def test_question_id_is_upstreams_hash():
     assert question_id("abc") == "ba7816bf8f01cfea"  # sha256("abc")[:16]
+    assert question_id(" abc\n") == "0e876e95f5e8a2d8"  # as it is: printf ' abc\\n' | sha256sum
 
 
 def test_writer_appends_and_reader_reads(tmp_path):

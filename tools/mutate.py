@@ -257,9 +257,11 @@ def tests_for(slip: Slip) -> tuple[list[str], float]:
     known = json.loads(MAP.read_text()) if MAP.exists() else {}
     spot = function_of(slip)
     hits = {node for node, entry in known.items() if _enters(entry["reached"], slip.path, spot)}
-    folder = pathlib.Path(slip.path).parts
-    beside = f"tests/{'curation' if folder[0] == 'curation' else folder[1]}".removesuffix(".py")
-    files = {file: 0.0 for file in test_files([beside])} if (ROOT / beside).is_dir() else {}
+    if spot is None:  # a constant is read without a function of its module being entered
+        near = {node.partition("::")[0] for node in hits}
+        hits |= {node for node in known if node.partition("::")[0] in near and node.startswith(_beside(slip.path))}
+    beside = _beside(slip.path)
+    files = {file: 0.0 for file in test_files([beside])} if (ROOT / beside).exists() else {}
     mapped = {node.partition("::")[0] for node in known}
     fresh = [file for file in files if file not in mapped or (ROOT / file).stat().st_mtime > MAP.stat().st_mtime]
     groups: dict[str, list[str]] = {file: [file] for file in fresh}
@@ -275,6 +277,14 @@ def tests_for(slip: Slip) -> tuple[list[str], float]:
             continue
         nodes, seconds = nodes + groups[file], seconds + spent
     return nodes, seconds
+
+
+def _beside(path: str) -> str:
+    """Where the tests of a module lie: `tests/plan`, or `tests/test_config.py` for `s1jax/config.py`."""
+    first, second, *_ = pathlib.Path(path).parts
+    if first == "curation":
+        return "tests/curation"
+    return f"tests/test_{second}" if second.endswith(".py") else f"tests/{second}"
 
 
 def function_of(slip: Slip) -> str | None:

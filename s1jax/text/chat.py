@@ -101,8 +101,9 @@ def mark_messages(
     if not is_faithful(places):
         read = [place for place in places if not is_faithful([place])]
         places = [place for place in places if place not in read]
-        if not is_faithful(places) or not all(may_be_read(messages[i], t) for i, t in read):
-            named = ", ".join(f"{t!r} in message {i}" for i, t in read or places)
+        refused = [(i, t) for i, t in read if not may_be_read(messages[i], t)]
+        if refused or not is_faithful(places):
+            named = ", ".join(f"{t!r} in message {i}" for i, t in refused or read or places)
             raise BadInput(f"the chat template alters {named}; remove that text from the message")
     return marked(places)
 

@@ -221,6 +221,32 @@ def test_a_step_and_a_run_of_the_toy(unbuilt):
     assert full["run"]["flops"] == 315 * step, "every row of every step is full"
 
 
+def test_a_search_plans_each_way_as_it_would_be_run(unbuilt, monkeypatch):
+    """Of the toy nothing fits but the moved moments; what is planned is the candidate, all of it."""
+    asked = []
+
+    def answer(lowered, where, *, triton):
+        return memory.Compiled(10**18, 0)
+
+    plan_train = run.plan_train
+
+    def noted(config, *arguments, **options):
+        asked.append((config.mesh, config.remat, config.offload_optimizer))
+        return plan_train(config, *arguments, **options)
+
+    monkeypatch.setattr(memory, "measure", answer)
+    monkeypatch.setattr(run, "plan_train", noted)
+    monkeypatch.setattr(run.search, "COMPILED", 3)
+    ways = [
+        run.search.Candidate(MeshConfig(fsdp=4, context=2), "none", True, 1.0),
+        run.search.Candidate(MeshConfig(fsdp=8), "full", False, 2.0),
+        run.search.Candidate(MeshConfig(data=2, fsdp=4), "dots", True, 3.0),
+    ]
+    monkeypatch.setattr(run.search, "candidates", lambda *_, **__: ways)
+    make_plan(dataclasses.replace(CONFIG, mesh="search", rows=(8, 128)))
+    assert asked == [(way.mesh, way.remat, way.offload_optimizer) for way in ways]
+
+
 def test_rows_of_a_step_are_what_the_mesh_takes_at_once(unbuilt):
     given = {"rows": None, "data": dataclasses.replace(CONFIG.data, block=1000), "micro_batch": 2, "global_batch": 32}
     plan, _ = make_plan(dataclasses.replace(CONFIG, **given))
@@ -295,6 +321,8 @@ def test_advice_is_arithmetic(unbuilt):
     )
     found = advice.options(heads, where)
     assert found["mesh.fsdp=2 mesh.context=4"] == kept // 2 and found["remat=full"] == 50_000 - 2 * kept
+    small = dataclasses.replace(heads, memory=memory.Memory({**parts, "activations": 2 * kept}, 0, 1))
+    assert "remat=full" not in advice.options(small, where), "what saves nothing is not named"
     moved = dataclasses.replace(plan, config=dataclasses.replace(plan.config, offload_optimizer=True))
     assert set(advice.options(moved, where)) == {"remat=offload", "twice the devices (16)"}
     over = dataclasses.replace(

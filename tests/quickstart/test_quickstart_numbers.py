@@ -127,10 +127,10 @@ def test_a_seed_makes_questions_of_its_own(prepared):
 
 
 def test_the_tokenizer_ends_with_both_of_its_ends():
-    made = train_tokenizer(task.corpus(1, 50))
+    made = train_tokenizer(task.corpus(1, 300))
     ids = {made.added[text] for text in ("<|im_end|>", "<|endoftext|>")}
     assert made.eos_ids == ids
-    for text in (" 3r", " 12:6", " all:4", "Wait", " Answer", "2:1", "\n"):
+    for text in (" 3r", " 12:6", " all:4", "Wait", "2:1", "\n"):
         assert len(made.encode(text)) == 1, text
 
 
