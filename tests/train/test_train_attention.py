@@ -103,6 +103,10 @@ def by_offsets(query, key, value, q_seqlen, kv_seqlen, q_offsets, kv_offsets, *,
         return tuple(jnp.where(is_real, g, jnp.nan) for g in pull(d_out))
 
     attend.defvjp(forward, backward)
+    # By hand from LENGTHS: starts, then the end of the last segment, then -1; lengths, then -1.
+    np.testing.assert_array_equal(q_offsets, [[0, 120, 150, 157, 158, 218], [0, 5, 105, -1, -1, -1]])
+    np.testing.assert_array_equal(q_seqlen, [[120, 30, 7, 1, 60], [5, 100, -1, -1, -1]])
+    np.testing.assert_array_equal(q_offsets, kv_offsets)
     np.testing.assert_array_equal(q_seqlen, kv_seqlen)
     return attend(query, key, value)
 
