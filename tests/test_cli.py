@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -206,3 +207,118 @@ def test_run_folder_says_what_ran(home, tmp_path):
     receipt = json.loads((out / "run.json").read_text())
     assert receipt["seed"] == 42 and "cpu" in receipt["device"].lower() and receipt["packages"]["jax"]
     assert (out / "config.yaml").is_file() and (out / "hf" / "model.safetensors").is_file()
+
+
+# ---- dispatch, with a verb that does nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class QuietRun:
+    out: str = ""
+    seed: int = 0
+
+
+def test_a_recipe_is_the_first_word_without_an_equals_sign(fake, tmp_path, monkeypatch):
+    seen = []
+    fake(seen.append)
+    (tmp_path / "r.yaml").write_text("out: recipe\n")
+    assert main(["fake", str(tmp_path / "r.yaml")]) == 0 and main(["fake", str(tmp_path / "r.yaml"), "out=x=y"]) == 0
+    assert main(["fake", "out=z"]) == 0
+    assert seen == [FakeRun("recipe"), FakeRun("x=y"), FakeRun("z")]
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "given", "expected"),
+    [
+        ("fake", "some/where.v2/s1_32b.yaml", [], "runs/s1_32b"),
+        ("fake", None, [], "runs/fake"),
+        ("fake", None, ["out=mine"], "mine"),
+        ("plan", "some/s1_32b.yaml", [], "runs/plan_s1_32b"),
+    ],
+)
+def test_where_a_run_is_left(monkeypatch, tmp_path, verb, path, given, expected):
+    module = types.ModuleType("quiet_verb")
+    module.QuietRun = QuietRun  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "quiet_verb", module)
+    monkeypatch.setitem(cli.VERBS, verb, cli.Verb("quiet_verb", "QuietRun", "", ""))
+    if path is not None:
+        path = str(tmp_path / path)
+        pathlib.Path(path).parent.mkdir(parents=True)
+        pathlib.Path(path).write_text("seed: 3\n")
+    made = cli.load_config(verb, path, given)
+    assert made == QuietRun(expected, 3 if path else 0)
+
+
+def test_a_config_without_an_out_is_left_as_it_is(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class NoOut:
+        seed: int = 1
+
+    module = types.ModuleType("no_out")
+    module.NoOut = NoOut  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "no_out", module)
+    monkeypatch.setitem(cli.VERBS, "fake", cli.Verb("no_out", "NoOut", "", ""))
+    assert cli.load_config("fake", None, ["seed=2"]) == NoOut(2)
+
+
+def test_what_is_in_the_environment_comes_before_the_recipe(tmp_path, monkeypatch):
+    for name in ("JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR", "S1JAX_A", "S1JAX_B"):
+        monkeypatch.setenv(name, "before")
+        if name != "S1JAX_A":
+            monkeypatch.delenv(name)
+    (tmp_path / "r.yaml").write_text("env: {S1JAX_A: 1, S1JAX_B: 2, JAX_PLATFORMS: tpu}\n")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/there")
+    prepare_environment(str(tmp_path / "r.yaml"), "cpu")
+    names = ("S1JAX_A", "S1JAX_B", "JAX_PLATFORMS", "JAX_COMPILATION_CACHE_DIR")
+    assert [os.environ[name] for name in names] == ["before", "2", "cpu", "/there/s1jax/xla"]
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
+    monkeypatch.setenv("JAX_PLATFORMS", "gpu")
+    prepare_environment(None, "cpu")
+    assert [os.environ[name] for name in names[2:]] == ["gpu", "mine"]
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/someone")
+    prepare_environment(None)
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "/home/someone/.cache/s1jax/xla"
+    (tmp_path / "bad.yaml").write_text("env: [a]\n")
+    with pytest.raises(BadInput, match="env is \\['a'\\]; it must be names and values"):
+        prepare_environment(str(tmp_path / "bad.yaml"))
+    (tmp_path / "empty.yaml").write_text("env:\n")
+    prepare_environment(str(tmp_path / "empty.yaml"))
+
+
+def test_which_verbs_stay_on_the_cpu():
+    assert {name for name, verb in cli.VERBS.items() if verb.platform} == {"quickstart", "plan"}
+    assert {verb.platform for verb in cli.VERBS.values()} == {"cpu", None}
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "says"),
+    [
+        (KeyboardInterrupt(), 130, "s1jax: interrupted; what was finished is saved, the same command goes on"),
+        (SystemExit(75), 75, "s1jax: stopped by SIGTERM; what was finished is saved"),
+        (SystemExit(3), 3, ""),
+        (SystemExit("text"), 1, ""),
+        (SystemExit(None), 1, ""),
+        (BadInput("one\nline"), 2, "s1jax: one line"),
+        (ValueError("x"), 1, "Traceback"),
+    ],
+)
+def test_exit_codes(fake, capsys, raised, code, says):
+    def run(config):
+        raise raised
+
+    fake(run)
+    assert main(["fake", "out=x"]) == code
+    printed = capsys.readouterr().err
+    assert says in printed and bool(printed) == bool(says)
+
+
+def test_in_another_thread_signals_are_left_alone(fake):
+    codes, seen = [], []
+    before = signal.getsignal(signal.SIGTERM)
+    fake(lambda config: seen.append(signal.getsignal(signal.SIGTERM)))
+    thread = threading.Thread(target=lambda: codes.append(main(["fake", "out=x"])))
+    thread.start()
+    thread.join()
+    assert codes == [0] and seen == [before]

@@ -21,7 +21,7 @@ def disk(monkeypatch) -> Disk:
 
 
 def test_a_line_is_on_disk_when_write_returns(tmp_path, disk):
-    path = tmp_path / "rows.jsonl"
+    path = tmp_path / "deep" / "deeper" / "rows.jsonl"
     with JsonlWriter(path) as writer:
         assert disk.take() == []
         for row in ({"id": 1}, {"id": "ü"}):
@@ -32,7 +32,7 @@ def test_a_line_is_on_disk_when_write_returns(tmp_path, disk):
 
 @pytest.mark.parametrize("write", [write_json, write_jsonl])
 def test_a_file_has_its_name_when_it_is_whole(tmp_path, disk, write):
-    path = tmp_path / "deep" / "data"
+    path = tmp_path / "deep" / "deeper" / "data"
     for _ in range(2):  # and when it takes the place of another
         write(path, [{"a": 1}] * 3)
         events = [event for event in disk.take() if event[0] != "remove"]

@@ -68,6 +68,7 @@ def test_malformed_files_are_named(tmp_path, content, says):
         (b'{"a": ' + b"1" * 5000 + b"}", ":1 cannot be read .*digits"),
         (b"[" * 100_000, ":1 cannot be read .*recursion"),
         (b'{"a": "\\ud800"}', ":1 cannot be read .*surrogates"),
+        (b'{"a": "\\uDFFF"}', ":1 cannot be read .*surrogates"),
     ],
 )
 def test_lines_that_python_cannot_hold_are_named(tmp_path, content, says):

@@ -13,6 +13,7 @@ NAMES |= {new: old for old, new in NAMES.items()}
 NAMES |= {"float32": "bfloat16", "sorted": "list", "reversed": "list", "abs": "float", "cumsum": "asarray"}
 OPERATORS = {ast.Add: ("-", "+"), ast.Sub: ("+", "-"), ast.Mult: ("//", "*"), ast.Div: ("*", "/")}
 OPERATORS |= {ast.FloorDiv: ("*", "//"), ast.Mod: ("//", "%")}
+ALIKE = {"strict", "encoding"}  # arguments without which nothing is different where the tests run
 QUIET = {"print", "warn", "write_line", "perf_counter", "monotonic"}  # what is said, and clocks: no result
 
 
@@ -165,7 +166,7 @@ class Finder:
             line = self.source.count(b"\n", 0, start) + 1
             yield Slip(self.path, line, start, end, text, "arguments swapped", before)
         for keyword in node.keywords:
-            if keyword.arg and keyword.arg != "strict":
+            if keyword.arg and keyword.arg not in ALIKE:
                 others = [arg for arg in [*node.args, *node.keywords] if arg is not keyword]
                 text = f"{self._text(node.func)}({', '.join(map(self._text, others))})"
                 yield self._slip(node, text, f"{keyword.arg}= dropped")

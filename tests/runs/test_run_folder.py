@@ -70,3 +70,81 @@ def test_run_folder_of_something_else(tmp_path):
         (tmp_path / "a" / "run.json").write_text(content)
         with pytest.raises(BadInput, match="cannot be read"):
             folder.open_run(Outer(out=str(tmp_path / "a")), device="cpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    out: str = "inner"
+    words: tuple[str, ...] = ("a",)
+    loose: int = free(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    out: str
+    part: Part | None = None
+    parts: tuple[Part, ...] = ()
+    a: int = 0
+    b: int = 0
+    c: int = 0
+    d: int = 0
+    e: int = 0
+    seed: int = 7
+
+
+def test_what_a_run_is_known_by():
+    """Every key but the free ones and its own folder; an `out` of a part is a key as any other."""
+    known = folder.identity(Whole("here", Part(), (Part(loose=2),)))
+    assert known == {
+        **{"part.out": "inner", "part.words": ["a"], "parts": [{"out": "inner", "words": ["a"], "loose": 2}]},
+        **{"a": 0, "b": 0, "c": 0, "d": 0, "e": 0, "seed": 7},
+    }
+    assert "part" in folder.identity(Whole("here")) and "out" not in folder.identity(Whole("here"))
+
+
+def test_keys_that_appear_or_go_are_differences(tmp_path):
+    plain, nested = Whole(str(tmp_path / "a")), Whole(str(tmp_path / "a"), Part())
+    folder.open_run(plain, device="cpu")
+    with pytest.raises(BadInput, match="part.out was None, is 'inner'; part.words was None, is"):
+        folder.open_run(nested, device="cpu")
+    receipt = tmp_path / "a" / "run.json"
+    record = json.loads(receipt.read_text())
+    receipt.write_text(json.dumps({**record, "identity": {**record["identity"], "old": 3}}))
+    with pytest.raises(BadInput, match="belongs to another run: old was 3, is None; set them back"):
+        folder.open_run(plain, device="cpu")
+
+
+def test_the_first_four_differences_are_named(tmp_path):
+    first = Whole(str(tmp_path / "a"))
+    folder.open_run(first, device="cpu")
+    with pytest.raises(BadInput) as error:
+        folder.open_run(dataclasses.replace(first, a=1, b=1, c=1, d=1), device="cpu")
+    assert "d was 0, is 1; set them back or give another out folder" in str(error.value)
+    with pytest.raises(BadInput) as error:
+        folder.open_run(dataclasses.replace(first, a=1, b=1, c=1, d=1, e=1), device="cpu")
+    assert "d was 0, is 1 (and 1 more); set them back" in str(error.value) and "e was" not in str(error.value)
+
+
+def test_the_receipt_comes_first_and_says_what_ran(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--some")
+    monkeypatch.setenv("JAX_THING", "1")
+    monkeypatch.setenv("OTHER_THING", "2")
+    out = folder.open_run(Whole(str(tmp_path / "a")), device="two of them")
+    record = json.loads((out / "run.json").read_text())
+    assert record["environment"]["XLA_FLAGS"] == "--some" and record["environment"]["JAX_THING"] == "1"
+    assert not any(name.startswith("OTHER") for name in record["environment"])
+    assert (record["kind"], record["seed"], record["device"]) == ("Whole", 7, "two of them")
+    assert record["python"].count(".") == 2 and record["packages"]["jax"] and record["identity"]["seed"] == 7
+    assert set(record["packages"]) <= set(folder.PACKAGES)
+    text = (out / "config.yaml").read_text()
+    assert list(yaml.safe_load(text)) == [field.name for field in dataclasses.fields(Whole)], (
+        "in the order of the class"
+    )
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / ".run.json.123").write_text("left by a killed start")
+    folder.open_run(Whole(str(tmp_path / "b")), device="cpu")
+    (tmp_path / "c").mkdir()
+    for name in (".run.json.123", "mine"):
+        (tmp_path / "c" / name).write_text("x")
+    with pytest.raises(BadInput, match="holds files but no run.json"):
+        folder.open_run(Whole(str(tmp_path / "c")), device="cpu")
