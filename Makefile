@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SHARED := $(or $(S1JAX_SHARED),$(abspath ../shared))
 REAL := runs/real_input
 
-.PHONY: quickstart real-input plans test check lint types lock clean
+.PHONY: quickstart real-input plans test check check-long lint types lock clean
 
 quickstart: $(VENV)/runtime
 	$(BIN)/python -m s1jax quickstart
@@ -35,6 +35,13 @@ test: $(VENV)/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: lint types test
+
+# Beside the check: slips planted in memory, the faults that passed once and a hundred drawn by SEED. Half an hour or more.
+SEED ?= 0
+check-long: check
+	$(BIN)/python tools/mutate.py --map tests
+	$(BIN)/python tools/mutate.py --survivors
+	$(BIN)/python tools/mutate.py --count 100 --seed $(SEED) --record docs/mutation.md
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -9,9 +9,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path.home() / ".cache" / "s1jax" / "test_xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
-import pytest  # noqa: E402  (the environment must be set before anything imports jax)
+import hypothesis  # noqa: E402  (the environment must be set before anything imports jax)
+import pytest  # noqa: E402
 import shape_exempt  # noqa: E402
 import shape_plugin  # noqa: E402
+
+# Examples are a function of the test alone, so that what passes once passes again; none is kept beside the tests.
+hypothesis.settings.register_profile("s1jax", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("s1jax")
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SHAPES = shape_plugin.Shapes(shape_plugin.alphabet(REPOSITORY / "s1jax/parallel/axes.py"), shape_exempt.EXEMPT)

@@ -221,16 +221,45 @@ def config_classes() -> dict[str, ast.ClassDef]:
 
 
 def test_every_knob_is_read():
+    """In the module of its class, or in one that imports that module: a field of that name elsewhere is another's.
+
+    What every run has (`out`) is read where its folder is opened.
+    """
+    home = {node.name: name_of(path) for path in FILES for node in tree_of(path).body if isinstance(node, ast.ClassDef)}
     read = {
-        node.attr
+        name_of(path): {n.attr for n in ast.walk(tree_of(path)) if isinstance(n, ast.Attribute) and is_load(n)}
         for path in FILES
-        for node in ast.walk(tree_of(path))
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
     }
     for name, cls in config_classes().items():
+        near = [module for module, targets in edges().items() if home[name] in {module, *targets}]
+        known = read["s1jax.runs.folder"].union(*(read[module] for module in near))
         for field in cls.body:
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                assert field.target.id in read, f"{name}.{field.target.id} is a knob that nothing reads"
+                assert field.target.id in known, f"{name}.{field.target.id} is a knob that nothing reads"
+
+
+def is_load(node: ast.Attribute) -> bool:
+    return isinstance(node.ctx, ast.Load)
+
+
+GLOBAL_DRAWS = {"random", "randint", "randrange", "choice", "choices", "sample", "shuffle", "uniform", "normal", "seed"}
+
+
+def test_no_test_draws_without_a_seed():
+    """A generator is made of a seed; the global ones, which every test shares, are not drawn from."""
+    for path in ROOT.glob("tests/**/*.py"):
+        for node in ast.walk(tree_of(path)):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, (ast.Attribute, ast.Name)):
+                continue
+            name = ast.unparse(node.func)
+            is_made = name.rpartition(".")[2] in ("default_rng", "Random", "RandomState")
+            assert node.args or node.keywords or not is_made, f"{path}:{node.lineno}: {name}() has no seed"
+            owner, _, function = name.rpartition(".")
+            is_global = owner in ("random", "np.random", "numpy.random") and function in GLOBAL_DRAWS | {
+                "normal",
+                "rand",
+            }
+            assert not is_global, f"{path}:{node.lineno}: {name} draws from what all share; make a generator of a seed"
 
 
 def test_recipes_load():

@@ -74,6 +74,16 @@ def test_what_is_no_data_set(tmp_path):
         load_rows(tmp_path / "bad.parquet")
 
 
+def test_a_long_reason_is_cut(monkeypatch):
+    def load_dataset(*_, **__):
+        raise ValueError("x\n" * 300)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(BadInput) as error:
+        load_rows("some/where")
+    assert f"({('x ' * 300)[:200]})" in str(error.value)
+
+
 def test_shared_data_is_beside_the_repository_or_where_it_is_said_to_be(monkeypatch, tmp_path):
     monkeypatch.setenv("S1JAX_SHARED", str(tmp_path))
     assert shared_data() == tmp_path / "data"

@@ -60,6 +60,8 @@ def test_what_stands_in_the_file_is_whoever_is_in_the_folder(tmp_path):
     (tmp_path / ".lock").write_text("x" * 500)  # longer than what takes its place
     with locked(tmp_path):
         assert json.loads((tmp_path / ".lock").read_text()) == {"pid": os.getpid(), "host": socket.gethostname()}
+    with locked(tmp_path):
+        (tmp_path / ".lock").unlink()  # by hand
     with pytest.raises(KeyError), locked(tmp_path):
         raise KeyError
     assert not (tmp_path / ".lock").exists()

@@ -65,6 +65,7 @@ def wait(processes):
     return [process.returncode for process in processes], said
 
 
+@pytest.mark.timeout(1800)
 def test_one_run_on_four_two_and_four_hosts(config, world):
     run(config)
     config = dataclasses.replace(config, out=str(world / "hosts"))

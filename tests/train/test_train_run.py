@@ -56,7 +56,6 @@ def test_a_run_learns_and_leaves_what_it_says(config, undisturbed):
     assert [row["step"] for row in validation] == [7, 14, 21, 24]
     assert read_config(out / "hf") == SIZES and (out / "hf" / "tokenizer.json").is_file()
     last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last["tokens_per_second"] > 0 and last["data_seconds"] >= 0
     assert last["mfu"] is None  # a CPU's peak is not known
     assert json.loads((out / "run.json").read_text())["seed"] == 42
 
