@@ -10,6 +10,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path.home() / ".c
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import hypothesis  # noqa: E402  (the environment must be set before anything imports jax)
+import made  # noqa: E402
 import pytest  # noqa: E402
 import shape_exempt  # noqa: E402
 import shape_plugin  # noqa: E402
@@ -28,13 +29,29 @@ def pytest_configure(config):
     config.pluginmanager.register(shape_plugin.Plugin(SHAPES), "shapes")
 
 
+SHARED = pathlib.Path(os.environ.get("S1JAX_SHARED", REPOSITORY.parent / "shared")) / "data"
+
+
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
     """The folder of real data: `S1JAX_SHARED`, else `../shared` beside the repository."""
-    folder = pathlib.Path(os.environ.get("S1JAX_SHARED", REPOSITORY.parent / "shared"))
-    if not (folder / "data").is_dir():
-        pytest.skip(f"no real data: {folder}/data does not exist; set S1JAX_SHARED to a folder that has it")
-    return folder / "data"
+    if not SHARED.is_dir():
+        pytest.skip(f"no real data: {SHARED} does not exist; set S1JAX_SHARED to a folder that has it")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def config_files(tmp_path_factory) -> pathlib.Path:
+    """A folder of published `config.json` files by name: the real ones, else of their fields (`made.py`)."""
+    real = SHARED / "configs"
+    return real if real.is_dir() else made.write_configs(tmp_path_factory.mktemp("made") / "configs")
+
+
+@pytest.fixture(scope="session")
+def qwen_files(tmp_path_factory) -> pathlib.Path:
+    """The folder of Qwen2.5's tokenizer, else of one with its special tokens and chat format (`made.py`)."""
+    real = SHARED / "tokenizer" / "qwen2.5"
+    return real if real.is_dir() else made.write_tokenizer(tmp_path_factory.mktemp("made") / "tokenizer")
 
 
 def pytest_terminal_summary(terminalreporter):

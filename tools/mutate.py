@@ -7,7 +7,7 @@
 
 A slip is seen when a test fails, the import fails or the time runs out. Each runs in a fork of a process in which the
 libraries are imported already, first against the tests that lie where the module lies, then against all that enter the
-function. Without a map of a test file, it is run whole if it lies in the folder of the module's package.
+function. Where no mapped test enters it, the whole folder of its package is run.
 """
 
 import argparse
@@ -262,14 +262,13 @@ def tests_for(slip: Slip) -> tuple[list[str], float]:
         hits |= {node for node in known if node.partition("::")[0] in near and node.startswith(_beside(slip.path))}
     beside = _beside(slip.path)
     files = {file: 0.0 for file in test_files([beside])} if (ROOT / beside).exists() else {}
-    mapped = {node.partition("::")[0] for node in known}
-    fresh = [file for file in files if file not in mapped or (ROOT / file).stat().st_mtime > MAP.stat().st_mtime]
-    groups: dict[str, list[str]] = {file: [file] for file in fresh}
-    for node, entry in known.items():
+    groups: dict[str, list[str]] = {} if hits else {file: [file] for file in files}
+    fresh = set(groups)
+    for node in known:
         file = node.partition("::")[0]
-        if node in hits and file not in fresh and (ROOT / file).exists():
+        if node in hits and (ROOT / file).exists():
             groups.setdefault(file, []).append(node)
-            files[file] = files.get(file, 0.0) + entry["seconds"]
+            files[file] = files.get(file, 0.0) + known[node]["seconds"]
     nodes, seconds = [], 0.0
     for file in sorted(groups, key=lambda file: (not file.startswith(beside), files.get(file, 0.0))):
         spent = 30.0 if file in fresh else files[file]

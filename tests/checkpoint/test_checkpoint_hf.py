@@ -146,11 +146,11 @@ def test_layers_of_different_types_are_widened_when_stacked(folder):
     np.testing.assert_array_equal(up[1], flat["blocks.1.up"].astype(jnp.float32))
 
 
-def test_what_lies_beside_the_tensors_comes_along(shared, tmp_path):
-    real = json.loads((shared / "configs" / "qwen2.5-0.5b-instruct.json").read_text())
+def test_what_lies_beside_the_tensors_comes_along(config_files, qwen_files, tmp_path):
+    real = json.loads((config_files / "qwen2.5-0.5b-instruct.json").read_text())
     small = {**real, "num_hidden_layers": 1, "hidden_size": 56, "intermediate_size": 8, "vocab_size": 64}
     source = tmp_path / "source"
-    shutil.copytree(shared / "tokenizer" / "qwen2.5", source)
+    shutil.copytree(qwen_files, source)
     (source / "config.json").write_text(json.dumps(small))
     model = new(hf.read_config(source))
     hf.save(model, tmp_path / "out", dtype=jnp.bfloat16, tokenizer_source=source)

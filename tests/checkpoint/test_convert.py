@@ -36,10 +36,10 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def original(model, shared, tmp_path_factory) -> pathlib.Path:
+def original(model, qwen_files, tmp_path_factory) -> pathlib.Path:
     """A tied checkpoint in several files whose tensors have three types, with its head written twice."""
     folder = tmp_path_factory.mktemp("original") / "model"
-    hf.save(model, folder, tokenizer_source=shared / "tokenizer" / "qwen2.5", file_bytes=20_000)
+    hf.save(model, folder, tokenizer_source=qwen_files, file_bytes=20_000)
     for path in folder.glob("*.safetensors"):
         given = safetensors.numpy.load_file(path)
         types = {name: ml_dtypes.bfloat16 if "mlp" in name else np.float32 for name in given}

@@ -21,11 +21,11 @@ CONFIG = DecoderConfig("qwen3", D=24, K=2, G=2, H=8, F=40, V=48, L=2, tied=True,
 
 
 @pytest.fixture(scope="module")
-def original(shared, tmp_path_factory) -> pathlib.Path:
+def original(qwen_files, tmp_path_factory) -> pathlib.Path:
     """The checkpoint that a run began from, in bfloat16."""
     model = jax.jit(Decoder, static_argnums=0, compiler_options=parity.FAST)(CONFIG, jax.random.key(0))
     folder = tmp_path_factory.mktemp("original") / "model"
-    hf.save(model, folder, dtype=jnp.bfloat16, tokenizer_source=shared / "tokenizer" / "qwen2.5")
+    hf.save(model, folder, dtype=jnp.bfloat16, tokenizer_source=qwen_files)
     return folder
 
 

@@ -42,8 +42,8 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(shared) -> Bench:
-    tokenizer = Tokenizer.load(shared / "tokenizer" / "qwen2.5")
+def bench(qwen_files) -> Bench:
+    tokenizer = Tokenizer.load(qwen_files)
     return Bench(tokenizer, budget.build(tokenizer, tokenizer.size, CONFIGS.values()))
 
 

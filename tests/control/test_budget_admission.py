@@ -30,8 +30,8 @@ FREE = FreeConfig(thinking_end=("<",), answer_start="<a", forced_end="<ab")
 
 
 @pytest.fixture(scope="module")
-def qwen(shared) -> Tokenizer:
-    return Tokenizer.load(shared / "tokenizer" / "qwen2.5")
+def qwen(qwen_files) -> Tokenizer:
+    return Tokenizer.load(qwen_files)
 
 
 def test_the_s1_preset_in_ids_of_the_real_tokenizer(qwen):

@@ -17,8 +17,8 @@ VOCAB_SIZE = 152064
 
 
 @pytest.fixture(scope="module")
-def tokenizer(shared) -> Tokenizer:
-    return Tokenizer.load(shared / "tokenizer" / "qwen2.5")
+def tokenizer(qwen_files) -> Tokenizer:
+    return Tokenizer.load(qwen_files)
 
 
 @pytest.fixture(scope="module")

@@ -53,9 +53,9 @@ flatten = fast(unstack)
 
 
 @pytest.fixture(scope="module")
-def real(shared):
+def real(config_files):
     """Name -> content of every shipped `config.json`."""
-    return parity.real_configs(shared / "configs")
+    return parity.real_configs(config_files)
 
 
 def test_parameter_counts_equal_the_published_ones(real):

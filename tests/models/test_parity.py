@@ -10,10 +10,10 @@ LOGITS, GRADIENT, BFLOAT16 = 1e-4, 1e-4, 1.25
 
 
 @pytest.fixture(scope="module")
-def cases(shared):
+def cases(config_files):
     """Name -> (reduced config, transformers' model, ours)."""
     found = {}
-    for case in parity.cases(shared / "configs"):
+    for case in parity.cases(config_files):
         other = parity.peer(case.hf)
         found[case.name] = (case.hf, other, parity.ours(other))
     return found
@@ -59,15 +59,15 @@ def test_bfloat16_is_no_worse_than_the_peer(cases, name):
 
 
 @pytest.mark.parametrize("name", ["qwen2.5-7b-instruct", "llama-3.2-3b-instruct"])
-def test_cached_logits_at_32768(shared, name):
+def test_cached_logits_at_32768(config_files, name):
     """At the real head width: the frequencies' last bits show only there."""
-    real = parity.real_configs(shared / "configs")[name]
+    real = parity.real_configs(config_files)[name]
     assert parity_scale.far_cached_error({**parity.reduced(real), "head_dim": 128}) < LOGITS
 
 
-def test_one_layer_at_true_width(shared):
+def test_one_layer_at_true_width(config_files):
     """Every shipped width up to 14B, whose layer holds 1.1 GB in fp32."""
-    real = parity.real_configs(shared / "configs")
+    real = parity.real_configs(config_files)
     fitting = {name: hf for name, hf in real.items() if hf["hidden_size"] * hf["intermediate_size"] <= 5120 * 13824}
     assert len(fitting) == 11
     numbers = parity_scale.noise(280_000_000)

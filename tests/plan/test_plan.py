@@ -56,11 +56,11 @@ def test_parameters_and_moments_are_those_of_an_independent_count(toy):
     assert parts["batch"] == 5 * 4 * 4 * 128 // ways
 
 
-def test_known_sizes_are_those_of_the_published_configs(shared, tmp_path):
+def test_known_sizes_are_those_of_the_published_configs(config_files, tmp_path):
     for name, config in sizes.KNOWN.items():
         folder = tmp_path / name.replace("/", "_")
         folder.mkdir()
-        text = (shared / "configs" / f"{name.partition('/')[2].lower()}.json").read_text(encoding="utf-8")
+        text = (config_files / f"{name.partition('/')[2].lower()}.json").read_text(encoding="utf-8")
         (folder / "config.json").write_text(text, encoding="utf-8")
         assert config == read_config(folder) == sizes.decoder_config(str(folder))
         assert config == sizes.decoder_config(name)

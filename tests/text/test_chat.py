@@ -16,8 +16,8 @@ IM_START, IM_END = 151644, 151645
 
 
 @pytest.fixture(scope="module")
-def qwen_folder(shared) -> pathlib.Path:
-    return shared / "tokenizer" / "qwen2.5"
+def qwen_folder(qwen_files) -> pathlib.Path:
+    return qwen_files
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ END = "<|im_end|>\n"
 
 
 @pytest.fixture(scope="module")
-def qwen(shared) -> Tokenizer:
-    return Tokenizer.load(shared / "tokenizer" / "qwen2.5")
+def qwen(qwen_files) -> Tokenizer:
+    return Tokenizer.load(qwen_files)
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +110,12 @@ def test_think_tags_keep_their_newlines(qwen):
     assert qwen.decode(row.ids) == shown
 
 
-def test_template_whose_prompt_opens_the_thinking_itself(shared):
+def test_template_whose_prompt_opens_the_thinking_itself(qwen_files):
     template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
     )
-    tokenizer = Tokenizer.load(shared / "tokenizer" / "qwen2.5", chat_template=template)
+    tokenizer = Tokenizer.load(qwen_files, chat_template=template)
     row = render("q", "t", "7", tokenizer, PRESETS["qwen3"], answer_prefix=None)
     assert tokenizer.decode(row.ids[: row.prompt_length]).endswith("<|im_start|>assistant\n<think>\n")
     assert tokenizer.decode(row.ids[row.prompt_length :]) == f"t\n</think>\n\n7{END}"
@@ -183,11 +183,11 @@ def test_empty_trace_or_answer_is_refused(qwen, thinking, answer, name):
         render("q", thinking, answer, qwen, S1, id="r1")
 
 
-def test_template_whose_assistant_turn_does_not_continue_is_refused(shared):
+def test_template_whose_assistant_turn_does_not_continue_is_refused(qwen_files):
     template = (
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}>>{% endif %}"
     )
-    tokenizer = Tokenizer.load(shared / "tokenizer" / "qwen2.5", chat_template=template)
+    tokenizer = Tokenizer.load(qwen_files, chat_template=template)
     with pytest.raises(BadInput, match="does not go on from its generation prompt"):
         render("q", "t", "7", tokenizer, S1)
 
