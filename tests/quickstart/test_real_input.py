@@ -47,7 +47,9 @@ def out(shared, tmp_path_factory):
 
 def test_loss_falls(out):
     losses = [row["loss"] for row in read_jsonl(out / "train" / "metrics.jsonl")]
-    assert len(losses) == 4 and losses[0] == pytest.approx(np.log(152064), abs=0.7) and losses[-1] < losses[0] - 0.2
+    # Logits of fresh weights have a variance of one: the norm gives 32 numbers of size one, the table has 1 / sqrt(32).
+    assert len(losses) == 4 and losses[0] == pytest.approx(np.log(152064) + 0.5, abs=0.1)
+    assert losses[-1] < losses[0] - 0.2
 
 
 @pytest.mark.parametrize("benchmark", ["aime24", "math500"])
