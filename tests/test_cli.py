@@ -175,12 +175,27 @@ def test_bad_input_is_one_line_and_other_errors_exit_with_1(fake, capsys):
     assert main(["fake", "out=y"]) == 1 and "RuntimeError: c" in capsys.readouterr().err
 
 
+KEYS = ("step", "loss", "grad_norm", "learning_rate", "tokens")
+ONE = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+
+
+def train_command(home, out) -> list[str]:
+    arguments = train_arguments(home, out, "steps=200", "save.every=5", "mesh.data=1")
+    return [sys.executable, "-m", "s1jax", *arguments]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(home) -> list[list]:
+    """What every step of a run that nothing happened to says."""
+    out = home / "undisturbed"
+    assert subprocess.run(train_command(home, out), env={**os.environ, **ONE}, capture_output=True).returncode == 0
+    return [[row[key] for key in KEYS] for row in read_jsonl(out / "metrics.jsonl")]
+
+
 @pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_interrupted_training_goes_on(home, tmp_path, sent, code):
+def test_interrupted_training_goes_on(home, tmp_path, undisturbed, sent, code):
     """Ctrl-C and preemption leave a state from which the same command ends as an undisturbed run does."""
-    arguments = train_arguments(home, tmp_path / "o", "steps=200", "save.every=5", "mesh.data=1")
-    command = [sys.executable, "-m", "s1jax", *arguments]
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    command, environment = train_command(home, tmp_path / "o"), {**os.environ, **ONE}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "o" / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 3):
@@ -192,13 +207,8 @@ def test_interrupted_training_goes_on(home, tmp_path, sent, code):
     assert 3 <= stopped < 200
     shorter = [*command, "save.every=50"]
     assert subprocess.run(shorter, env=environment, capture_output=True).returncode == 0
-    whole = [argument.replace("/o", "/whole") if argument.startswith("out=") else argument for argument in command]
-    assert subprocess.run(whole, env=environment, capture_output=True).returncode == 0
-    keys = ("step", "loss", "grad_norm", "learning_rate", "tokens")
-    first, second = (
-        [[row[key] for key in keys] for row in read_jsonl(tmp_path / name / "metrics.jsonl")] for name in ("o", "whole")
-    )
-    assert first == second and [row[0] for row in first] == list(range(1, 201))
+    found = [[row[key] for key in KEYS] for row in read_jsonl(metrics)]
+    assert found == undisturbed and [row[0] for row in found] == list(range(1, 201))
 
 
 def test_run_folder_says_what_ran(home, tmp_path):
