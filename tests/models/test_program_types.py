@@ -4,14 +4,13 @@ The compute type is bfloat16. What a CPU computes anyway in float32 inside a pro
 values, so the types are read off the program: every equation of it, those of inner programs included.
 """
 
-import collections
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend import core
+from program_types import WIDE, count, equations, is_narrow, narrow, products
 from train_cases import RECIPE, TINY, examples, one_device, rows, unpacked
 
 from s1jax.models import layers, lora
@@ -26,39 +25,7 @@ from s1jax.train.step import Recipe, batch_sharding, initial_state, loss_of, pla
 
 # Every size is another one, so that a shape says what an array is.
 CONFIG = DecoderConfig("qwen2", D=24, K=2, G=3, H=4, F=40, V=72, L=2, qkv_bias=True, qk_norm=True)
-WIDE = ("exp", "exp2", "log", "log1p", "rsqrt", "sqrt", "cos", "sin", "reduce_max", "argmax")
 B, T = 2, 16
-
-
-def equations(program) -> list:
-    """All equations, those of inner programs (scans, checkpoints, branches) included."""
-    found = []
-    for equation in program.eqns:
-        found.append(equation)
-        for value in equation.params.values():
-            for inner in value if isinstance(value, (tuple, list)) else [value]:
-                if isinstance(inner, core.ClosedJaxpr):
-                    found += equations(inner.jaxpr)
-                elif isinstance(inner, core.Jaxpr):
-                    found += equations(inner)
-    return found
-
-
-def is_narrow(variable) -> bool:
-    return getattr(variable.aval, "dtype", None) == jnp.bfloat16
-
-
-def narrow(found: list, names: tuple[str, ...]) -> list[str]:
-    """Equations of these names that compute in bfloat16."""
-    return [str(e) for e in found if e.primitive.name in names and any(map(is_narrow, (*e.invars, *e.outvars)))]
-
-
-def products(found: list) -> list:
-    return [e for e in found if e.primitive.name == "dot_general"]
-
-
-def count(found: list) -> collections.Counter:
-    return collections.Counter(e.primitive.name for e in found)
 
 
 @pytest.fixture(scope="module")

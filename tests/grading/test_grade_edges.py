@@ -1,0 +1,73 @@
+"""Edges of grading: answers at their limits, votes by kind, and each limit of the workers alone."""
+
+import threading
+import time
+
+import pytest
+
+from s1jax.grading import grade, pool
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "correct"),
+    [
+        (r"\boxed{000}", "0", True),
+        (r"\boxed{0}", "000", True),
+        (r"\boxed{999}", "999", True),
+        (r"\boxed{033}", "33", True),
+        (r"\boxed{1000}", "1000", False),
+        (r"\boxed{-1}", "-1", False),
+        (r"\boxed{34}", "33", False),
+    ],
+)
+def test_answers_of_aime_are_from_000_to_999(text, gold, correct):
+    assert grade.grade(text, gold, "aime").correct is correct
+
+
+def test_exact_answers_vote_by_their_spelling():
+    assert grade.vote_key("1/2", "exact") != grade.vote_key("0.5", "exact")
+    assert grade.vote_key("025", "exact") != grade.vote_key("25", "exact")
+    assert grade.vote_key("a b", "exact") == grade.vote_key(" a  b ", "exact")
+    assert grade.vote_key("1/2", "math") == grade.vote_key("0.5", "math")
+    assert grade.vote_key("025", "integer") == grade.vote_key("25", "integer") == "25"
+
+
+def test_two_threads_ask_one_after_the_other(monkeypatch):
+    """The workers' pipes are one conversation: a second question must not fall into the first."""
+    grader = pool.Grader()
+    inside, most, gate = [], [], threading.Event()
+
+    def equal(pairs):
+        inside.append(pairs)
+        most.append(len(inside))
+        gate.wait(0.3)
+        inside.remove(pairs)
+        return [True] * len(pairs)
+
+    monkeypatch.setattr(grader, "_equal", equal)
+    threads = [threading.Thread(target=grader.equal, args=([(f"{i}", "x")],)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1]
+
+
+def test_a_comparison_that_computes_too_long_is_ended_by_its_processor_time(monkeypatch):
+    """With an hour of wall time: only the limit on processor time can end it."""
+    monkeypatch.setattr(pool, "_WALL", 3600)
+    start = time.monotonic()
+    with pool.Grader(seconds=1) as grader:
+        assert grader.equal([("10^{10^{10^{10}}}", "10^{10}"), ("x+1", "1+x")]) == [False, True]
+    assert time.monotonic() - start < 300
+
+
+def test_a_comparison_that_waits_is_ended_by_the_clock(monkeypatch):
+    """With an hour of processor time: a worker that does not answer and computes nothing is ended all the same."""
+    boot = pool._BOOT.replace("serve(*", "import s1jax.grading.pool as p, time; p.math_equal = SLOW; serve(*")
+    slow = "lambda gold, answer: time.sleep(3600) if gold == 'sleep' else gold == answer"
+    monkeypatch.setattr(pool, "_BOOT", boot.replace("SLOW", slow))
+    monkeypatch.setattr(pool, "_WALL", 1)
+    with pool.Grader(seconds=1) as grader:
+        assert grader.equal([("sleep", "x"), ("y", "y"), ("y", "z")]) == [False, True, False]
