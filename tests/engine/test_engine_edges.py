@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from engine_cases import CONFIG, FREE, control, engine, facts, make_model, plain, request, tokenizer
+from engine_cases import CONFIG, FREE, engine, facts, kinds, make_model, plain, request, tokenizer
 from program_types import WIDE, equations, is_narrow, narrow
 
-from s1jax.control.budget.admission import admit
+from s1jax.control import CONTROLS
 from s1jax.engine.config import EngineConfig
 from s1jax.engine.engine import Engine
 from s1jax.engine.requests import Request
@@ -36,9 +36,9 @@ def test_prompts_of_a_length_that_divides_nothing(prompt):
     """An engine for 1,000 tokens: the first drawn one is that of a full forward pass over the whole prompt."""
     config = dataclasses.replace(CONFIG, max_position=1024)
     model = make_model(config)
-    made = Engine(model, tokenizer(), EngineConfig(slots=1, max_length=1000, window=4), control())
+    made = Engine(model, tokenizer(), EngineConfig(slots=1, max_length=1000, window=4), kinds())
     ids = tuple(np.random.default_rng(prompt).integers(97, 123, prompt).tolist())
-    row = admit(FREE, tokenizer(), prompt_length=prompt, max_length=1000, max_new_tokens=3)
+    row = CONTROLS[FREE.kind].admit(FREE, tokenizer(), prompt_length=prompt, max_length=1000, max_new_tokens=3)
     made.submit(Request("long", 0, 0, ids, row, SamplingConfig(logprobs=True)))
     [done] = made.run()
     whole = [*ids, *done.token_ids]

@@ -1,6 +1,5 @@
 """What a reader sees of made-up reports: cells of the tables, labels and points of the picture, the traces."""
 
-import dataclasses
 import html.parser
 import io
 
@@ -114,8 +113,8 @@ def sample(text: str, forced: str, thinking: int, **fields) -> Sample:
     given = {
         **{"id": "q", "sample": 0, "seed": 0, "prompt_ids": (1,), "token_ids": ids, "thinking_tokens": thinking},
         **{"forced": tuple(mark == "x" for mark in forced.ljust(len(ids))), "answer_offset": thinking},
-        **{"answer_tokens": len(ids) - thinking, "n_ignored": 2, "steps": len(ids), "thinking_finish_reason": "budget"},
-        **{"finish_reason": "stop", "reopened": False, "text": text, "question": "1 < 2?"},
+        **{"answer_tokens": len(ids) - thinking, "extra": {"n_ignored": 2}, "steps": len(ids)},
+        **{"thinking_finish_reason": "budget", "finish_reason": "stop", "text": text, "question": "1 < 2?"},
         **{"extracted": "4", "gold": "4"},
     }  # fmt: skip
     return Sample(**{**given, **fields})
@@ -190,7 +189,7 @@ def test_traces_are_of_the_settings_that_think_most(tmp_path):
     for number, thinking in enumerate((10, 30, 20)):
         folder = tmp_path / str(number)
         rows = [sample(f"{thinking}-{i}", "", 2, correct=i >= 2) for i in range(4)]
-        records.write_jsonl(folder / "samples.jsonl", map(dataclasses.asdict, rows))
+        records.write_jsonl(folder / "samples.jsonl", rows)
         found.append((folder, made_report(f"budget {thinking}", 0.5, thinking)))
     shown = list(report._traces(found, 5))
     texts = [text.partition("<pre>")[2].partition("</pre>")[0] for text in shown]

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from s1jax import records
 from s1jax.config import BadInput
-from s1jax.control.config import ControlConfig
 from s1jax.engine.sampling import SamplingConfig
 from s1jax.methods import prompts
 from s1jax.methods import run as generate
@@ -95,23 +94,23 @@ def test_samples_that_can_differ_and_copies():
 
 
 def completion(ids: list[int], thinking: int) -> Completion:
-    forced = (False,) * len(ids)
-    return Completion("q", 0, 0, (1,), tuple(ids), forced, thinking, thinking, 3, 0, 9, "natural", "stop", False, "t")
+    forced, text = (False,) * len(ids), byte_tokenizer().decode(ids)
+    return Completion("q", 0, 0, (1,), tuple(ids), forced, thinking, thinking, 3, 9, "natural", "stop", text)
 
 
 def test_what_is_taken_back_was_never_shown():
     """A half delimiter is drawn, then taken back and replaced: what stands on the terminal in the end is the text."""
-    tokenizer, control = byte_tokenizer(), ControlConfig(preset="think_tags")
+    tokenizer = byte_tokenizer()
     console = Console(file=io.StringIO(), force_terminal=False, width=10_000, highlight=False)
-    stream = Stream(tokenizer, control, console)
+    stream = Stream(tokenizer, console)
     thought = tokenizer.encode("let me see, this is how it goes")
     final = tokenizer.encode("let me see, this is how it goes on and on </think> 42")
     for n in range(1, len(thought) + 1):
-        stream.show(None, thought[:n], [False] * n)  # type: ignore[arg-type]
+        stream.show(None, thought[:n], [False] * n, n)
     half = [*thought, *tokenizer.encode("</think")]  # seven tokens of eight
-    stream.show(None, half, [False] * len(half))  # type: ignore[arg-type]
+    stream.show(None, half, [False] * len(half), len(half))
     for n in range(len(thought), len(final) + 1):
-        stream.show(None, final[:n], [False] * n)  # type: ignore[arg-type]
+        stream.show(None, final[:n], [False] * n, min(n, 40))
     stream.finish(completion(final, 40))
     shown, _, account = console.file.getvalue().rpartition("\n[")  # type: ignore[attr-defined]
     assert shown.strip("\n") == tokenizer.decode(final)
@@ -119,7 +118,7 @@ def test_what_is_taken_back_was_never_shown():
 
 
 def row(id: str, sample: int) -> Completion:
-    return Completion(id, sample, 0, (1,), (2,), (False,), 0, 0, 1, 0, 2, None, "stop", False, f"text of {id}")
+    return Completion(id, sample, 0, (1,), (2,), (False,), 0, 0, 1, 2, None, "stop", f"text of {id}")
 
 
 def test_parts_are_merged_on_disk_before_they_go(tmp_path, monkeypatch):
