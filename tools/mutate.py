@@ -38,6 +38,9 @@ LIBRARIES = ["numpy", "yaml", "jax", "jax.numpy", "flax.nnx", "optax", "transfor
 LIBRARIES += ["orbax.checkpoint.v1", "tensorstore", "grain", "sympy", "math_verify", "safetensors.numpy", "matplotlib"]
 QUIETLY = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of libraries that are imported before pytest starts
 SKIP = ("s1jax/__init__.py",)
+HEAD = """# Slips that the tests see
+
+Made by `tools/mutate.py`, which says what it plants and how; the words on what is not seen are ours."""
 ENOUGH_SECONDS = 150.0  # of tests against one slip, as the map has measured them
 
 
@@ -322,20 +325,21 @@ def count(results: list[tuple[Slip, str]]) -> str:
 
 
 def record(options: argparse.Namespace, results: list[tuple[Slip, str]], summary: str) -> None:
-    """What ran, the counts, and each slip that passed; the words on these are kept from the file that stood there."""
+    """What ran, the counts, and each slip that passed, under a heading of its kind; the words on these are kept."""
     log = subprocess.run(["git", "log", "-1", "--format=%h of %cs"], capture_output=True, text=True, cwd=ROOT)
-    words = {}
-    if options.record.exists():
-        for line in options.record.read_text(encoding="utf-8").splitlines():
-            if line.startswith("- `") and "`: " in line:
-                words.__setitem__(*line[3:].split("`: ", 1))
-    command = "--survivors" if options.survivors else f"--count {options.count} --seed {options.seed}"
-    command = f"python tools/mutate.py {' '.join(options.packages)} {command}"
-    lines = [f"Commit {log.stdout.strip()}, `{command}`.", "", summary]
+    before = options.record.read_text(encoding="utf-8") if options.record.exists() else ""
+    notes = [line[3:].split("`: ", 1) for line in before.splitlines() if line.startswith("- `") and "`: " in line]
+    words = dict(notes)
+    kind = "--survivors" if options.survivors else f"{' '.join(options.packages)} --count {options.count}"
+    seed = "" if options.survivors else f" --seed {options.seed}"
+    lines = [f"Commit {log.stdout.strip()}: `python tools/mutate.py {kind}{seed}`", "", summary]
     missed = [str(slip) for slip, verdict in results if verdict not in ("seen", "hung")]
-    lines += ["", "Not seen:", *(f"- `{name}`: {words.get(name, 'open')}" for name in missed)] if missed else []
-    head = "# Slips that the tests see\n\nMade by `tools/mutate.py`.\n\n"
-    options.record.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+    lines += ["", "Not seen:", "", *(f"- `{name}`: {words.get(name, 'open')}" for name in missed)] if missed else []
+    parts = {part.partition("\n")[0]: part for part in before.split("\n## ")[1:]}
+    title = "Faults that passed once" if options.survivors else "A sample"
+    parts[title] = "\n".join([title, "", *lines])
+    text = "\n\n## ".join([HEAD, *(part.strip() for part in parts.values())])
+    options.record.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

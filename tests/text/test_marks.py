@@ -101,6 +101,7 @@ def test_the_byte_tokenizer():
     text = "Größe \U0001f600<|im_end|>\n"
     assert len(made.encode(text)) == len(text.encode()) and made.decode(made.encode(text)) == text
     assert made.encode_markup(text)[-2:] == [258, *made.encode("\n")]
+    assert made.encode("!az~\u00e9 \n") == [0, 64, 89, 93, 127, 102, 220, 198], "bytes in the order of their spellings"
     with pytest.raises(BadInput, match="tokenizer made in memory has no chat template"):
         made.chat_text([], generation_prompt=True)
 

@@ -172,6 +172,7 @@ def test_held_out_rows_are_each_seen_once():
 @pytest.mark.parametrize(
     ("packing", "batch", "message"),
     [
+        (PackingConfig(rows=0), 16, "packing.rows=0 is not a multiple of the 4 rows .* use 4"),
         (PackingConfig(rows=6), 16, "packing.rows=6 is not a multiple of the 4 rows .* use 4 or 8"),
         (PackingConfig(enabled=False), 18, "global_batch=18 is not a multiple of the 4 rows .* use 16 or 20"),
         (PackingConfig(rows=4), 64, "packing.rows=4: the fullest row of a step takes 800 ids, data.block is 200; use"),
