@@ -89,7 +89,7 @@ def test_the_pages_cells():
     assert by_name["scaling"][:2] == ["+1.50", "-0.50 to +3.50"] == by_name["scaling per 1000"][:2]
     assert "&lt;more&gt; &amp; less" in text and "M &amp; N" in text and "<details>x</details>" in text
     assert "data:image/png;base64,cG5n" in text and "24 questions of 30" in text
-    assert "1 points: 7; 5 points: 35; 10 points: 70" in text and "Majority votes" not in text
+    assert "1 point: 7; 5 points: 35; 10 points: 70" in text and "Majority votes" not in text
     no_slope = {**SCALING, "scaling": {"value": None, "low": None, "high": None, "reason": "one point"}}
     assert {row[0]: row[1:3] for row in Tables(page.render(no_slope, [FIRST], [], b"", [])).rows}["scaling"] == [
         *("one point", ""),
