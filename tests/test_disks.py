@@ -93,9 +93,9 @@ def test_metrics_are_on_disk_before_the_checkpoint_that_knows_of_them(tmp_path, 
     log.write({"step": 1, "loss": 2.0}, seconds_left=None)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 2.0}\n', "it outlives the process at once"
     parts = types.SimpleNamespace(log=log, store=types.SimpleNamespace(save=save), validation=[])
-    loop._rest(parts, State("base"), 1, is_save=True)  # type: ignore[arg-type]
+    loop._validate_and_save(parts, State("base"), 1, is_save=True)  # type: ignore[arg-type]
     assert order == [("save", 1, None, None)], "the base of adapters is not saved"
-    loop._rest(parts, State("base"), 2, is_save=False)  # type: ignore[arg-type]
+    loop._validate_and_save(parts, State("base"), 2, is_save=False)  # type: ignore[arg-type]
     assert len(order) == 1
     log.write({"step": 2}, seconds_left=None)
     log.close()

@@ -163,7 +163,7 @@ def run_tests(nodes: list[str], planted: dict[str, str] | None = None, plugins: 
     import planted as imports
     import pytest
 
-    extra = tuple(plugin(imports.reached) for plugin in plugins)
+    extra = (imports.First(), *(plugin(imports.reached) for plugin in plugins))
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=line", "-rN", *QUIETLY] + ["-x"] * bool(planted)
     return int(pytest.main([*options, *nodes], plugins=extra))
 

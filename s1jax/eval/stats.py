@@ -113,7 +113,7 @@ def clustered(samples: PerQuestion, level: float = 0.95) -> Interval:
     return Interval(float(means.mean()), float(low), float(high))
 
 
-def mean_limits(means_Q: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+def mean_limits(means: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Limits of the mean of questions' means (0 to 1), over the last axis.
 
     Clopper and Pearson's limits for as many questions with one sample each as would give the same standard error (Korn
@@ -124,9 +124,9 @@ def mean_limits(means_Q: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, n
     the measured one is `carriers`, the number of questions, all right or all wrong, that would give the relative error
     that was measured: large where the questions agree on a middling rate, about 1 where one question holds all.
     """
-    n, mean, alpha = means_Q.shape[-1], np.clip(means_Q.mean(axis=-1), 0, 1), (1 - level) / 2
-    variance, most = (means_Q.var(axis=-1, ddof=1) if n > 1 else np.zeros_like(mean)), mean * (1 - mean)
-    is_known = (variance > 0) & (most > 0) & (np.ptp(means_Q, axis=-1) > 0)
+    n, mean, alpha = means.shape[-1], np.clip(means.mean(axis=-1), 0, 1), (1 - level) / 2
+    variance, most = (means.var(axis=-1, ddof=1) if n > 1 else np.zeros_like(mean)), mean * (1 - mean)
+    is_known = (variance > 0) & (most > 0) & (np.ptp(means, axis=-1) > 0)
     ratio = np.where(is_known, variance / np.where(is_known, most, 1), 1)
     carriers = np.where(is_known, n * most / ratio, 0)
     ratio = (carriers * np.minimum(ratio, 1) + 1) / (carriers + 1)

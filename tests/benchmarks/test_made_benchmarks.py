@@ -7,8 +7,8 @@ import datasets
 import pytest
 
 from s1jax import records
-from s1jax.benchmarks import BENCHMARKS, benchmark
-from s1jax.benchmarks.benchmark import first_of, lettered, local, row_id, shuffled
+from s1jax.benchmarks import BENCHMARKS
+from s1jax.benchmarks.benchmark import first_field, lettered, local, row_id, shuffled
 from s1jax.config import BadInput
 from s1jax.records import Question, question_id
 
@@ -108,9 +108,9 @@ def test_fields_that_are_missing_are_named(tmp_path):
         BadInput, match=r"x.jsonl row 2 has no field 'answer' \(it has problem, other\); is it a file of"
     ):
         BENCHMARKS["aime24"].load(str(tmp_path / "x.jsonl"))
-    assert first_of({"a": None, "b": 0}, "a", "b") == 0
+    assert first_field({"a": None, "b": 0}, "a", "b") == 0
     with pytest.raises(KeyError, match="a"):
-        first_of({"c": 1}, "a", "b")
+        first_field({"c": 1}, "a", "b")
     assert [row_id(row, "t") for row in ({"id": 0}, {"unique_id": "u"}, {"id": None})] == ["0", "u", question_id("t")]
 
 
@@ -155,12 +155,3 @@ def test_rows_of_ones_own(tmp_path):
     assert local(str(path)).kind == "math" and local(str(path), "integer").kind == "integer"
     assert local(str(path)).load()[0].answer == "5"
     assert json.loads(path.read_text()) == {"question": "a?", "answer": 5}
-
-
-def test_repository_is_beside_the_shared_folder(monkeypatch):
-    monkeypatch.delenv("S1JAX_SHARED", raising=False)
-    seen = []
-    monkeypatch.setattr(benchmark.pathlib.Path, "is_file", lambda path: seen.append(path) or False)
-    assert benchmark._shared_file("x.jsonl") is None
-    assert seen[0] == benchmark.REPOSITORY.parent / "shared" / "data" / "benchmarks" / "x.jsonl"
-    assert (benchmark.REPOSITORY / "pyproject.toml").exists()

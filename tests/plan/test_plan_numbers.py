@@ -238,9 +238,9 @@ def test_a_search_plans_each_way_as_it_would_be_run(unbuilt, monkeypatch):
     monkeypatch.setattr(run, "plan_train", noted)
     monkeypatch.setattr(run.search, "COMPILED", 3)
     ways = [
-        run.search.Candidate(MeshConfig(fsdp=4, context=2), "none", True, 1.0),
-        run.search.Candidate(MeshConfig(fsdp=8), "full", False, 2.0),
-        run.search.Candidate(MeshConfig(data=2, fsdp=4), "dots", True, 3.0),
+        run.search.MeshCandidate(MeshConfig(fsdp=4, context=2), "none", True, 1.0),
+        run.search.MeshCandidate(MeshConfig(fsdp=8), "full", False, 2.0),
+        run.search.MeshCandidate(MeshConfig(data=2, fsdp=4), "dots", True, 3.0),
     ]
     monkeypatch.setattr(run.search, "candidates", lambda *_, **__: ways)
     make_plan(dataclasses.replace(CONFIG, mesh="search", rows=(8, 128)))

@@ -102,7 +102,7 @@ def test_meshes_of_a_topology():
 
 
 def test_a_search_compiles_twelve_at_most():
-    ways = [search.Candidate(MeshConfig(fsdp=n), "full", False, float(n)) for n in range(1, 20)]
+    ways = [search.MeshCandidate(MeshConfig(fsdp=n), "full", False, float(n)) for n in range(1, 20)]
     asked = []
 
     def compile(candidate):

@@ -9,7 +9,7 @@ import pytest
 
 from s1jax.models.decoder import DecoderConfig
 from s1jax.quickstart import run, task
-from s1jax.quickstart.recipe import Teacher, Words
+from s1jax.quickstart.recipe import TeacherHabits, Words
 from s1jax.quickstart.run import QuickstartRun
 from s1jax.quickstart.tokenizer import train_tokenizer
 from s1jax.records import Question, read_jsonl
@@ -78,7 +78,7 @@ def test_words_at_their_edges():
 def test_a_teacher_stops_as_often_as_it_says():
     """A word of two pairs is checked by one Wait: `stop[0]`, then `stop_checked`, at most so many."""
     question = task.question_about("rrab")
-    sure = Teacher(stop=(0.0, 1.0, 1.0), stop_checked=0.0, most_waits=3, hasty=0.0)
+    sure = TeacherHabits(stop=(0.0, 1.0, 1.0), stop_checked=0.0, most_waits=3, hasty=0.0)
     trace = "2:1 4:1\nWait 2:2 4:2\nWait all:2\nWait all:2"
     assert task.trace(question, random.Random(0), sure) == (trace, "Final Answer: 2", True)
     checked = dataclasses.replace(sure, stop_checked=1.0)

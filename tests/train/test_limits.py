@@ -104,14 +104,14 @@ def test_a_recipe_bounds_training_and_validation_rows():
     def validation(segments, lengths):
         return types.SimpleNamespace(arrays=types.SimpleNamespace(segments=np.array(segments)), lengths=lengths)
 
-    plan = types.SimpleNamespace(most=4, longest=50, steps=9)
+    plan = types.SimpleNamespace(max_segments=4, max_segment_length=50, steps=9)
     held_out = [validation([[1, 5, 0]], (3, 60)), validation([[2]], (70, 1))]
     recipe = setup.recipe_of(config, TINY, plan, held_out, mesh)  # type: ignore[arg-type]
-    assert (recipe.most, recipe.longest, recipe.steps) == (5, 70, 9)
+    assert (recipe.max_segments, recipe.max_segment_length, recipe.steps) == (5, 70, 9)
     recipe = setup.recipe_of(config, TINY, plan, [], mesh)  # type: ignore[arg-type]
-    assert (recipe.most, recipe.longest) == (4, 50)
+    assert (recipe.max_segments, recipe.max_segment_length) == (4, 50)
     assert (recipe.dtype, recipe.remat, recipe.attention, recipe.lora) == ("float32", "none", "xla", None)
-    assert dataclasses.replace(recipe, most=8, longest=32, steps=20).loss == RECIPE.loss.__class__()
+    assert dataclasses.replace(recipe, max_segments=8, steps=20).loss == RECIPE.loss.__class__()
 
 
 def test_hosts_must_have_config_versions_and_rows_alike():
