@@ -14,7 +14,7 @@ from program_types import WIDE, count, equations, is_narrow, narrow, products
 from train_cases import RECIPE, TINY, examples, one_device, rows, unpacked
 
 from s1jax.models import layers, lora
-from s1jax.models.attention import Segments, dot_attention, segmented
+from s1jax.models.attention import Segments, segmented
 from s1jax.models.decoder import Decoder, DecoderConfig, abstract, forward, logits, unstack
 from s1jax.parallel import axes
 from s1jax.train.loss import token_losses
@@ -84,7 +84,7 @@ def test_a_norm_and_a_rotation_are_rounded_once():
     np.testing.assert_allclose(np.asarray(turned, np.float64), expected, rtol=2**-8, atol=1e-5)
 
 
-@pytest.mark.parametrize("attend", [layers.attention, dot_attention])
+@pytest.mark.parametrize("attend", [layers.attention])
 def test_softmax(attend):
     q, kv = jnp.zeros((B, T, 2, 3, 4), jnp.bfloat16), jnp.zeros((B, T, 2, 4), jnp.bfloat16)
     found = equations(jax.make_jaxpr(attend)(q, kv, kv, jnp.ones((B, T, T), bool)).jaxpr)
