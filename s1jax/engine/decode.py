@@ -94,8 +94,12 @@ def step(model: Model, control: Automaton, state: EngineState, active_B: jax.Arr
 
     x_BTD, cache = forward(model, token_BT, position_B[:, None], attend, state.cache, dtype=dtype)
     logits_BV = logits(model, x_BTD)[:, 0]
-    drawn_B = sampling.draw(logits_BV, control.forbid(row.control), row.draw, row.length_B, active_B)
-    after, what = control.step(row.control, drawn_B)
+    with jax.named_scope("control"):
+        forbidden_BV = control.forbid(row.control)
+    with jax.named_scope("sampling"):
+        drawn_B = sampling.draw(logits_BV, forbidden_BV, row.draw, row.length_B, active_B)
+    with jax.named_scope("control"):
+        after, what = control.step(row.control, drawn_B)
     length_B = row.length_B - what.rewind_B
     keep_B = what.keep_B & active_B & (what.status_B != PAUSE)
     wanted_B = row.draw.logprobs_B & keep_B

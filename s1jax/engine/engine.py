@@ -36,6 +36,7 @@ from s1jax.engine.memory import plan
 from s1jax.engine.mixed import mix
 from s1jax.engine.protocol import Automaton
 from s1jax.engine.requests import Listener, Request
+from s1jax.engine.sampling import SamplingParams
 from s1jax.engine.scheduler import Scheduler, Stats
 from s1jax.engine.slots import Buckets, SlotTable
 from s1jax.engine.snapshots import Parked, Snapshot, Waiting, copy_of
@@ -57,7 +58,8 @@ class Engine(Worker):
       memory: where its device memory goes.
       stats: what it has done so far.
       most_slots: what `slots: auto` could have been, whatever was asked for.
-      identity: what its promise holds within: model sizes, slots, types, mesh, device kind, kinds of control.
+      identity: what its promise holds within: model sizes, slots, types, mesh, device kind, kinds of control, and the
+        sampling parameters that its program reads.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Engine(Worker):
             "weights": config.weights or dtype,
             "cache": size.dtype,
             "prefill": dataclasses.asdict(buckets),
+            "sampling": [field.name for field in dataclasses.fields(SamplingParams)],
             "devices": 1 if mesh is None else mesh.size,
             "device": jax.devices()[0].device_kind,
             "jax": jax.__version__,

@@ -5,12 +5,10 @@ Engines live as long as their session.
 """
 
 import asyncio
-import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from s1jax import control as controls
-from s1jax.config import BadInput
 from s1jax.engine import sampling
 from s1jax.engine.protocol import MAX_TOKENS
 from s1jax.methods import METHODS
@@ -20,7 +18,7 @@ from s1jax.methods.router import OnProgress, Router, request_of
 from s1jax.methods.task import Ask, Job, RowError, Task, Turn
 from s1jax.parallel import hosts
 from s1jax.records import Completion
-from s1jax.text.chat import system_turn
+from s1jax.text.chat import read_template, system_turn
 from s1jax.text.tokens import Tokenizer
 
 KeepCompletion = Callable[[Job, Ask, Completion], None]
@@ -56,7 +54,7 @@ class Session:
         """
         hosts.start()
         self.share = share or share_of(config.mesh)
-        template = None if config.chat_template is None else _read_template(config.chat_template)
+        template = None if config.chat_template is None else read_template(config.chat_template)
         self.tokenizer = tokenizer or Tokenizer.load(config.tokenizer or config.model, chat_template=template)
         self._config = config
         self._make, self._keeps_running = make_engines, keeps_running
@@ -190,10 +188,3 @@ class Session:
         index = self.share.engine_of(id)
         assert index is not None, f"the rows of {id!r} are another process's"
         return self._engines[index]
-
-
-def _read_template(path: str) -> str:
-    file = pathlib.Path(path)
-    if not file.is_file():
-        raise BadInput(f"chat_template={path} does not exist; give the path of a Jinja file")
-    return file.read_text(encoding="utf-8")

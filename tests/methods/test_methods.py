@@ -23,7 +23,7 @@ from s1jax.methods.run import GenerateRun
 from s1jax.methods.session import Session
 from s1jax.methods.sharing import plan
 from s1jax.methods.single import SingleConfig
-from s1jax.methods.stream import Stream
+from s1jax.methods.stream import Pieces, Stream
 from s1jax.methods.task import Ask
 from s1jax.methods.vote import VoteConfig
 from s1jax.parallel.mesh import MeshConfig
@@ -366,3 +366,15 @@ def test_a_budget_that_is_all_there_is_room_for_is_a_row_of_its_own(folder):
     done = swept(own, most, None)
     assert {name: row.thinking_tokens for name, row in done.items()} == {str(most): most, "None": most}
     assert len(engines) == 1 and engines[0].n_forks == 0
+
+
+def test_a_character_split_by_a_forced_token_is_whole(tokenizer):
+    """Its bytes lie on both sides of a border between drawn and forced tokens, and between thinking and answer."""
+    whole = tokenizer.encode("a\u00fcb")
+    assert len(whole) == 4  # every byte is a token here
+    stream, pieces = Pieces(tokenizer), []
+    forced, thinking = [False, False, True, True], 2
+    for n in range(1, 5):
+        pieces += stream.grown([*whole[:n], *whole[:1] * 8], [*forced[:n], *[False] * 8], min(n, thinking))
+    assert "".join(piece.text for piece in pieces) == "a\u00fcb" and all("\ufffd" not in p.text for p in pieces)
+    assert [(p.text, p.is_thinking, p.is_forced) for p in pieces][-1] == ("b", False, True)
