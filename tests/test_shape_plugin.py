@@ -116,7 +116,7 @@ def test_exemptions_name_what_exists():
         for part in parts[2:]:
             inside = importlib.util.find_spec(f"{found.__name__}.{part}") if hasattr(found, "__path__") else None
             found = importlib.import_module(inside.name) if inside else getattr(found, part)
-        room = pathlib.Path(axes.__file__).parent.parent.joinpath(parts[1])
+        room = pathlib.Path(axes.__file__).parent.parent  # an engine holds what a control defines
         text = "".join(path.read_text() for path in room.rglob("*.py"))
         for name in exempt.names:
             assert re.search(rf"\b{name.rpartition('.')[2]}\b", text), f"{exempt.where} knows no {name}"

@@ -109,7 +109,7 @@ def at_context(engine: Engine, requests: Sequence[Request], context: int) -> Cal
     """Rows that stand at `context` ids; the call runs one window from there and returns its seconds a step."""
     for request in requests:
         engine.submit(request)
-    engine._loop.scheduler.refill(1)
+    engine.call(lambda: engine._loop.scheduler.refill(1))
     table = engine._slots
 
     def window() -> float:

@@ -56,6 +56,7 @@ class Callers:
         self.counts: Counter[str] = Counter()
         self.faults: list[str] = []
         self._lock, self._seed, self._n = threading.Lock(), seed, 0
+        self._changing = threading.Lock()  # of what was done to a row, and the note of it
         self._snapshots: list[tuple[Any, Watched]] = []
 
     def listener(self, watched: Watched) -> Listener:
@@ -85,8 +86,11 @@ class Callers:
         ]
         for _ in range(operations):
             kind = choose.choice(kinds)
-            if kind == "submit" and sum(not row.heard for row in list(self.rows.values())) >= MOST_LIVE:
-                kind = choose.choice(("fork", "extend", "snapshot", "resume", "pause"))
+            if (
+                kind in ("submit", "fork", "restore")
+                and sum(not row.heard for row in list(self.rows.values())) >= MOST_LIVE
+            ):
+                kind = choose.choice(("extend", "snapshot", "resume", "resume", "pause", "cancel"))
             try:
                 getattr(self, kind)(choose)
                 self.counts[kind] += 1
@@ -138,27 +142,29 @@ class Callers:
     def fork(self, choose: random.Random) -> None:
         """Another sample of some row, from where it is."""
         ticket, watched = self.some(choose, paused=True)
-        copy = Watched(dataclasses.replace(watched.request, sample=watched.request.sample + 1), was_changed=True)
-        [forked] = self.engine.fork(ticket, [copy.request], self.listener(copy))
+        is_other = choose.random() < 0.5  # else the same row once more, which ends as the first does
+        request_ = dataclasses.replace(watched.request, sample=watched.request.sample + is_other)
+        with self._changing:
+            copy = Watched(request_, was_changed=is_other or watched.was_changed)
+            [forked] = self.engine.fork(ticket, [copy.request], self.listener(copy))
         with self._lock:
             self.rows[forked] = copy
 
     def extend(self, choose: random.Random) -> None:
         """Append a few tokens, or too many, to some row."""
         ticket, watched = self.some(choose, paused=True)
-        was_changed, watched.was_changed = watched.was_changed, True
-        try:
+        with self._changing:
             self.engine.extend(ticket, tokenizer().encode("so " * choose.choice((1, 2, 30))))
-        except BadInput:
-            watched.was_changed = was_changed
-            raise
+            watched.was_changed = True
 
     def snapshot(self, choose: random.Random) -> None:
         """Of some row."""
         ticket, watched = self.some(choose, paused=True)
-        snapshot = self.engine.snapshot(ticket)
+        with self._changing:
+            snapshot = self.engine.snapshot(ticket)
+            copy = Watched(watched.request, was_changed=watched.was_changed)
         with self._lock:
-            self._snapshots = [*self._snapshots[-5:], (snapshot, watched)]
+            self._snapshots = [*self._snapshots[-5:], (snapshot, copy)]
 
     def restore(self, choose: random.Random) -> None:
         """Some snapshot, as it was."""
@@ -166,7 +172,7 @@ class Callers:
             snapshot, origin = choose.choice(self._snapshots) if self._snapshots else (None, None)
         if snapshot is None or origin is None:
             raise BadInput("there are no snapshots")
-        copy = Watched(origin.request, was_changed=True)
+        copy = Watched(origin.request, was_changed=origin.was_changed)
         ticket = self.engine.restore(snapshot, None, self.listener(copy))
         with self._lock:
             self.rows[ticket] = copy
@@ -210,6 +216,7 @@ class Callers:
                 if plain not in alone:
                     self.engine.submit(plain)
                     [alone[plain]] = self.engine.run()
+                self.counts["compared with the row alone"] += 1
                 if done != alone[plain] and not _is_near_tie(plain, done, alone[plain]):
                     self.faults.append(f"row {ticket} {watched.request.id} is not what it is alone")
 

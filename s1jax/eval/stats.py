@@ -140,7 +140,7 @@ def mean_limits(means: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.
 
 
 def effect_limits(
-    values_Q: np.ndarray, largest: float | np.ndarray, level: float = 0.95
+    values: np.ndarray, largest: float | np.ndarray, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(low, high, p) of the mean of questions' differences or slopes, over the last axis, by t.
 
@@ -149,10 +149,10 @@ def effect_limits(
     be) enters the variance, the less the more questions differ; without it, no difference in 30 questions would be
     certainty.
     """
-    n, mean = values_Q.shape[-1], values_Q.mean(axis=-1)
-    squares = (values_Q**2).sum(axis=-1)
-    differing = np.abs(values_Q).sum(axis=-1) ** 2 / np.where(squares > 0, squares, 1)
-    variance = (values_Q.var(axis=-1, ddof=1) if n > 1 else 0) + largest**2 / (n * (1 + differing))
+    n, mean = values.shape[-1], values.mean(axis=-1)
+    squares = (values**2).sum(axis=-1)
+    differing = np.abs(values).sum(axis=-1) ** 2 / np.where(squares > 0, squares, 1)
+    variance = (values.var(axis=-1, ddof=1) if n > 1 else 0) + largest**2 / (n * (1 + differing))
     error, freedom = np.sqrt(variance / n), np.maximum(differing - 1, 2)
     reach = -special.stdtrit(freedom, (1 - level) / 2) * error
     p = 2 * special.stdtr(freedom, -np.abs(mean) / np.where(error > 0, error, 1))

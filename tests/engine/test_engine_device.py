@@ -7,7 +7,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from engine_cases import CONFIG, FREE, S1, control, engine, make_model, model, request, tokenizer
+from engine_cases import CONFIG, FREE, S1, engine, kinds, make_model, model, request, tokenizer
 
 from s1jax.config import BadInput
 from s1jax.control.free import FreeConfig
@@ -31,7 +31,7 @@ def rows() -> list[Request]:
 def run(devices: int, **fields) -> list[Completion]:
     mesh = make_mesh(MeshConfig(data=1, fsdp=1, context=1, tensor=devices), jax.devices()[-devices:])
     config = EngineConfig(classes=((4, 64),), max_length=64, window=8, **fields)
-    engine_ = Engine(make_model(WIDE), tokenizer(), config, control(), mesh=mesh)
+    engine_ = Engine(make_model(WIDE), tokenizer(), config, kinds(), mesh=mesh)
     for row in rows():
         engine_.submit(row)
     found = engine_.run()
@@ -77,10 +77,10 @@ def test_a_step_copies_neither_cache_nor_weights(dtype):
     engine_.submit(request("a", n=5))
     engine_.run()
     slots = engine_._slots
-    lowered = decode.decode_window.lower(slots._model, slots._control, slots._state, shape=slots.shape)
+    lowered = decode.decode_window.lower(slots.model, slots._control, slots._state, shape=slots.shape)
     compiled = lowered.compile()
     found = copies(compiled.as_text())
-    large = {tuple(sorted(x.shape)) for x in jax.tree.leaves((slots._model, slots._state.cache)) if x.size >= 1024}
+    large = {tuple(sorted(x.shape)) for x in jax.tree.leaves((slots.model, slots._state.cache)) if x.size >= 1024}
     assert len(large) >= 5
     mine = {key: n for key, n in found.items() if key[2] in large}
     allowed = {("f32", "convert", shape) for shape in large} if dtype == "bfloat16" else set()

@@ -54,7 +54,14 @@ def test_chips_are_those_of_the_data_sheets():
         "cpu": ("cpu", 0.0, 0.02, 20, 1, 20),
     }
     found = {
-        name: (c.platform, round(c.memory / GIB, 2), c.bandwidth / 1e12, c.near / 1e9, c.far / 1e9, c.host / 1e9)
+        name: (
+            c.platform,
+            round(c.memory / GIB, 2),
+            c.bandwidth / 1e12,
+            c.ici_bandwidth / 1e9,
+            c.dcn_bandwidth / 1e9,
+            c.host / 1e9,
+        )
         for name, c in topology.CHIPS.items()
     }
     assert found == expected
