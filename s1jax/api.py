@@ -62,6 +62,8 @@ def load(
     Raises:
       BadInput: no such model, or one that cannot be read.
     """
+    if dtype not in ("float32", "bfloat16"):
+        raise BadInput(f"dtype={dtype!r}; give float32 or bfloat16")
     config = ModelRun(
         model=folder_or_hub_id,
         dtype=dtype,
@@ -123,7 +125,9 @@ class LoadedModel:
           BadInput: an unknown field, or a row that cannot run.
           RowError: rows ended with errors.
         """
-        many = [questions] if isinstance(questions, str | Mapping) else list(questions)
+        many = [questions] if isinstance(questions, str | Mapping) else questions
+        if not isinstance(many, Sequence):
+            raise BadInput(f"questions is {many!r} ({type(many).__name__}); give a text, an object, or a list of them")
         jobs = [self._job(question, i, seed, control_and_sampling) for i, question in enumerate(many)]
         session = self._session(jobs)
         found: dict[tuple[str, int], Completion] = {}
@@ -171,18 +175,25 @@ class LoadedModel:
         Raises:
           BadInput: no tokens, too many, or one that the tokenizer does not have.
         """
-        return self._engine_for([], length=len(token_ids)).score(list(token_ids))
+        if isinstance(token_ids, str):
+            raise BadInput("score takes tokens, not a text; encode it with model.tokenizer.encode")
+        ids = [int(token) if isinstance(token, np.integer) else token for token in token_ids]
+        return self._engine_for([], length=len(ids)).score(ids)
 
     def answer(self, completion: Completion, **control: Any) -> str:
-        """The answer segment of a completion, without thinking and headers; `control` as it was made with."""
-        config, _ = self._settings(control)
-        return answer_text(completion, self.tokenizer, config)
+        """The answer segment of a completion, without thinking, headers and EOS; fields as it was made with."""
+        config, sampling = self._settings(control)
+        text = answer_text(completion, self.tokenizer, config, sampling.stop)
+        for token in self.tokenizer.eos_ids:
+            text = text.removesuffix(self.tokenizer.decode([token]))
+        return text.strip()
 
     def close(self) -> None:
-        """Stop the engine's thread and let go of weights and cache."""
+        """Stop the engine's thread and let go of weights and cache; what still runs ends as cancelled."""
         with self._lock:
             if self._engine is not None:
-                self._engine.stop()
+                self._engine.cancel_all()
+                self._engine.retire()
             self._engine, self._weights = None, None
 
     # ------------------------------------------------------------------------------------------------------- what runs
@@ -209,13 +220,18 @@ class LoadedModel:
         return control, override(self._config.sampling, changes["sampling"], "")
 
     def _job(self, question: QuestionInput, number: int, seed: int | None, fields: Mapping[str, Any]) -> Job:
-        row = {"question": question} if isinstance(question, str) else question
-        where = f"question {number + 1}"
+        row, where = {"question": question} if isinstance(question, str) else question, f"question {number + 1}"
+        if not isinstance(row, Mapping):
+            raise BadInput(f"{where} is {row!r} ({type(row).__name__}); give a text or an object")
+        if isinstance(row.get("question"), str) and any("\ud800" <= char <= "\udfff" for char in row["question"]):
+            raise BadInput(f"{where} holds half a character (a lone surrogate), which is no text")
         prompt = prompt_of(row, where, self._config.system)
         control, sampling = self._settings(fields)
         control = override_control(control, prompt.control, where)
         sampling = override(sampling, prompt.sampling, where)
         seed = prompt.seed if prompt.seed is not None else seed
+        if seed is not None:
+            seed = _whole("seed", seed)
         # Two equal questions are two rows of one name, so the place in the list tells them apart.
         job = self._texts.job(prompt.id, prompt.messages, control, sampling, SingleConfig(), seed=seed)
         return dataclasses.replace(job, setting=str(number))
@@ -233,6 +249,8 @@ class LoadedModel:
             rows = _power(sum(job.n_samples for job in jobs) or 1)
             config = self._sized(jobs, length)
             have = self._engine
+            if have is not None and have.failure is not None:
+                have = self._engine = None
             is_enough = have is not None and have.n_slots >= min(rows, have.most_slots)
             if (
                 have is None
@@ -255,6 +273,8 @@ class LoadedModel:
                     most_rows=rows,
                 )
                 engine.start()
+                if self._engine is not None:
+                    self._engine.retire()  # its rows end, then its thread
                 self._engine, self._asked = engine, asked
                 have = engine
             return have
@@ -276,6 +296,12 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return configuration.to_dict(value)
     return list(value) if isinstance(value, tuple) else value
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise BadInput(f"{name} is {value!r} ({type(value).__name__}); give a whole number")
+    return int(value)
 
 
 def _power(n: int) -> int:

@@ -60,6 +60,9 @@ class ScriptedEngine(Worker):
     def cancel(self, ticket: int) -> None:
         self._queue = [entry for entry in self._queue if entry[0] != ticket]
 
+    def cancel_all(self) -> None:
+        self._queue = []
+
     def set_controls(self, controls) -> None:
         """It has no tables."""
 

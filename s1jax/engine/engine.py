@@ -19,6 +19,7 @@ refused has touched a row. An error in one row ends that row, with `finish_reaso
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -120,17 +121,23 @@ class Engine(Worker):
         self._new_slots = functools.partial(
             SlotTable, shape=self._shape, size=size, buckets=buckets, mesh=mesh, notify=notify
         )
-        self._tickets = itertools.count()
+        self._tickets, self._n_loads = itertools.count(), 0
         self._unheard: list[tuple[int, Completion | None]] = []  # None: it has paused
+        self._kept: dict[int, Completion] = {}
         self._default = Listener(self._done, self._paused, None)
         self._lay_out(prepared, controls)
 
     def _lay_out(self, model: Unstacked, controls: Mapping[str, Automaton]) -> None:
         self._automaton, self.kinds = mix(controls)
-        self.identity = {**self._about, "controls": sorted(self.kinds)}
+        self.identity = {**self._about, "controls": sorted(self.kinds), "tables": _fingerprint(self._automaton)}
         self._slots = self._new_slots(model, self._automaton)
-        scheduler = Scheduler(self._slots, self._automaton, self.stats, self._tokenizer, str(self.identity))
+        scheduler = Scheduler(self._slots, self._automaton, self.stats, self._tokenizer, self._snapshot_identity)
         self._loop = DecodeLoop(self._slots, scheduler, self._automaton, self._tokenizer, self.stats, ahead=self._ahead)
+
+    @property
+    def _snapshot_identity(self) -> str:
+        """Of engines that a snapshot fits: alike, and with as many changes of weights behind them."""
+        return f"{self.identity}, weights {self._n_loads}"
 
     @property
     def n_slots(self) -> int:
@@ -211,10 +218,10 @@ class Engine(Worker):
         """
         if request is not None:
             self._check(request)
-        if snapshot.identity != str(self.identity):
+        if snapshot.identity != self._snapshot_identity:
             raise BadInput(
-                f"the snapshot is of an engine {snapshot.identity}, this one is {self.identity}; restore it in an "
-                "engine made alike"
+                f"the snapshot is of an engine {snapshot.identity}, this one is {self._snapshot_identity}; restore it "
+                "in an engine made alike"
             )
 
         def enter() -> int:
@@ -246,10 +253,11 @@ class Engine(Worker):
         Raises:
           BadInput: no tokens, one that the tokenizer does not have, more than fit, or what the control refuses.
         """
+        ids = [int(token) if isinstance(token, np.integer) else token for token in ids]
         if not ids:
             raise BadInput(f"row {ticket}: there are no tokens to append; give at least one")
         requests.check_tokens(ids, self._tokenizer, f"row {ticket}")
-        self.call(lambda: self._loop.scheduler.extend(ticket, list(ids), since=self._loop.next_window))
+        self.call(lambda: self._loop.scheduler.extend(ticket, ids, since=self._loop.next_window))
 
     def score(self, row: int | Sequence[int]) -> np.ndarray:
         """Log-softmax of the raw logits at each token of a row (its ticket) or of given ones: float32, 0 at the first.
@@ -257,7 +265,8 @@ class Engine(Worker):
         Raises:
           BadInput: no such row, no tokens, more than `max_length`, or one that the tokenizer does not have.
         """
-        if isinstance(row, int):
+        if isinstance(row, int | np.integer):
+            row = int(row)
             return self.call(lambda: self._slots.score(self._loop.scheduler.ids(row)))
         if not 0 < len(row) <= self.max_length:
             raise BadInput(f"{len(row)} tokens cannot be scored; give 1 to max_length={self.max_length}")
@@ -276,7 +285,8 @@ class Engine(Worker):
         def replace() -> None:
             self._refuse_live("new weights")
             self._slots.replace_model(self._prepare(model))
-            self._loop.scheduler.forget_prompts()
+            self._n_loads += 1
+            self._loop.scheduler.forget_prompts(self._snapshot_identity)
 
         self.call(replace)
 
@@ -309,27 +319,30 @@ class Engine(Worker):
 
         Returns: all completions of this call, in the order of their tickets.
         """
-        found: dict[int, Completion] = {}
+        found, self._kept = self._kept, {}
 
         def done(ticket: int, completion: Completion) -> None:
             found[ticket] = completion
             if on_done is not None:
                 on_done(completion)
 
-        self._default_done, self._default_paused = done, on_pause
-        try:
-            unheard, self._unheard = self._unheard, []
-            for ticket, completion in unheard:
+        def begin() -> None:
+            self._default_done, self._default_paused = done, on_pause
+            while self._unheard:
+                ticket, completion = self._unheard.pop(0)
                 if completion is not None:
                     done(ticket, completion)
                 elif on_pause is not None:
                     on_pause(ticket)
-            self.work()
+
+        try:
+            self.work(begin)
         except BaseException:
-            self._unheard = [*found.items(), *self._unheard]  # the next call returns them
+            self._kept = found  # the next call returns them
             raise
         finally:
-            self._default_done = self._default_paused = None
+            if self._default_done is done:
+                self._default_done = self._default_paused = None
         return [found[ticket] for ticket in sorted(found)]
 
     def _done(self, ticket: int, completion: Completion) -> None:
@@ -364,3 +377,15 @@ class Engine(Worker):
     def fail(self, error: BaseException) -> None:
         """Tell all rows that the engine has stopped."""
         self._loop.fail(error)
+
+    def cancel_all(self) -> None:
+        """Cancel every row that lives."""
+        self.call(lambda: [self._loop.cancel(ticket) for ticket in self._loop.scheduler.tickets])
+
+
+def _fingerprint(automaton: Automaton) -> str:
+    """A hash of an automaton's tables."""
+    digest = hashlib.sha256(str(jax.tree.structure(automaton)).encode())
+    for leaf in jax.tree.leaves(automaton):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]

@@ -51,7 +51,7 @@ class DecodeLoop:
         self._slots, self._automaton, self._tokenizer = slots, automaton, tokenizer
         self._stats, self._ahead, self._number = stats, ahead, 0
         self._to_halt: list[SlotIndex] = []
-        self._outstanding: Window | None = None
+        self._unread: list[Window] = []
         self._raised: list[BaseException] = []
 
     @property
@@ -64,14 +64,14 @@ class DecodeLoop:
         scheduler = self.scheduler
         for ticket, entry, error in scheduler.refill(self.next_window):
             self._tell(entry.listener, ticket, requests.unbegun(entry.request, error))
-        previous, self._outstanding = self._outstanding, None
-        if any(row.status == RUN and not scheduler.is_full(row) for row in scheduler.rows.values()):
-            self._outstanding = self._dispatch()
-            if not self._ahead:
-                previous, self._outstanding = self._outstanding, None
-        if previous is not None:
-            self._collect(previous)
-        return previous is not None or self._outstanding is not None
+        runs = any(row.status == RUN and not scheduler.is_full(row) for row in scheduler.rows.values())
+        if runs:
+            self._unread.append(self._dispatch())
+        if len(self._unread) > (runs and self._ahead):
+            self._collect(self._unread[0])
+            self._unread.pop(0)  # not before: an interrupt while it is read must not lose it
+            return True
+        return runs
 
     def _dispatch(self) -> Window:
         halted = [place for place in self._to_halt if self._slots.is_free(place)]
@@ -104,10 +104,11 @@ class DecodeLoop:
         needs_state = [row for row in seen if _needs_state(row)]
         states = jax.device_get(window.report.control) if needs_state else None
         for row in needs_state:
-            i = self._slots.index(row.place)
-            self._look_at(row, jax.tree.map(lambda x, i=i: x[i], states))
+            if self.scheduler.rows.get(row.ticket) is row:  # a listener of another row may have ended it
+                i = self._slots.index(row.place)
+                self._look_at(row, jax.tree.map(lambda x, i=i: x[i], states))
         for row in paused:
-            if row.ticket in self.scheduler.rows:
+            if self.scheduler.rows.get(row.ticket) is row and row.status == PAUSE:
                 self.tell_paused(row.listener, row.ticket)
 
     def _look_at(self, row: HostRow, state_row: Any) -> None:
@@ -128,16 +129,21 @@ class DecodeLoop:
                 )
         except Exception as error:  # of the control or the tokenizer: this row's, and no other's
             logging.getLogger(__name__).exception("%s ends with an error", row.request.name)
-            self._free(row)
-            self._tell(row.listener, row.ticket, requests.failed(row, error))
+            if self.scheduler.rows.get(row.ticket) is row:
+                self._free(row)
+                self._tell(row.listener, row.ticket, requests.failed(row, error))
 
     def _end(self, row: HostRow, state_row: Any) -> None:
-        if row.request.sampling.logprobs and requests.has_unknown(row.logprobs):
-            known = self._slots.score(row.ids)
-            row.logprobs = [float(b) if np.isnan(a) else a for a, b in zip(row.logprobs, known, strict=True)]
+        self._fill_logprobs(row)
         completion = requests.complete(row, self._automaton, state_row, self._tokenizer)
         self._free(row)
         self._tell(row.listener, row.ticket, completion)
+
+    def _fill_logprobs(self, row: HostRow) -> None:
+        """Score the row where a log-probability could not be known on the way."""
+        if row.request.sampling.logprobs and requests.has_unknown(row.logprobs):
+            known = self._slots.score(row.ids)
+            row.logprobs = [float(b) if np.isnan(a) else a for a, b in zip(row.logprobs, known, strict=True)]
 
     def _free(self, row: HostRow) -> None:
         if row.status == RUN:
@@ -162,7 +168,7 @@ class DecodeLoop:
         elif ticket in scheduler.rows:
             row = scheduler.rows[ticket]
             row.is_cancelled = True
-            is_in_flight = self._outstanding is not None and row.since <= self._outstanding.number
+            is_in_flight = any(row.since <= window.number for window in self._unread)
             if row.status == PAUSE or not is_in_flight:
                 completion = self._guarded(row, self._slots.control_state(row.place))
                 self._free(row)
@@ -170,6 +176,7 @@ class DecodeLoop:
 
     def _guarded(self, row: HostRow, state_row: Any) -> Completion:
         try:
+            self._fill_logprobs(row)
             return requests.complete(row, self._automaton, state_row, self._tokenizer)
         except Exception as error:
             return requests.failed(row, error)

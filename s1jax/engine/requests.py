@@ -67,8 +67,15 @@ class Listener:
 
 def check(request: Request, tokenizer: Tokenizer, max_length: int) -> None:
     """Raises BadInput for a request that the engine cannot run."""
-    name, length = request.name, len(request.prompt_ids)
+    name = request.name
+    for field, kind in (("id", str), ("sample", int), ("seed", int), ("prompt_ids", tuple)):
+        if not isinstance(getattr(request, field), kind) or isinstance(getattr(request, field), bool):
+            raise BadInput(f"{name}: {field} is {getattr(request, field)!r}; give a {kind.__name__}")
     sampling.check(request.sampling)
+    for text in (request.id, *request.sampling.stop):
+        if not text.isprintable() and any("\ud800" <= char <= "\udfff" for char in text):
+            raise BadInput(f"{name}: {text!r} holds half a character (a lone surrogate), which is no text")
+    length = len(request.prompt_ids)
     if not length:
         raise BadInput(f"{name} has an empty prompt; give at least one token")
     if length + max(request.control.room, 1) > max_length:
@@ -81,10 +88,10 @@ def check(request: Request, tokenizer: Tokenizer, max_length: int) -> None:
 
 def check_tokens(token_ids: Sequence[int], tokenizer: Tokenizer, name: str) -> None:
     """Raises BadInput for a token that the tokenizer does not have."""
-    wrong = [token for token in token_ids if not 0 <= token < tokenizer.size]
+    wrong = [token for token in token_ids if not isinstance(token, int | np.integer) or not 0 <= token < tokenizer.size]
     if wrong:
         raise BadInput(
-            f"{name} has the token {wrong[0]}, the tokenizer has tokens 0 to {tokenizer.size - 1}; encode it anew"
+            f"{name} has the token {wrong[0]!r}, the tokenizer has tokens 0 to {tokenizer.size - 1}; encode it anew"
         )
 
 

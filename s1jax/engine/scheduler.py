@@ -94,8 +94,9 @@ class Scheduler:
 
     def add(self, ticket: int, entry: Waiting) -> None:
         """Put a request at the end of the queue of its class."""
-        self._queues[self._class_of(entry.request)][ticket] = entry
+        queue = self._queues[self._class_of(entry.request)]
         self._waiting[entry.request.prompt_ids] += 1
+        queue[ticket] = entry
 
     def listener(self, ticket: int) -> Listener:
         """Who hears of a row that has not ended."""
@@ -111,9 +112,9 @@ class Scheduler:
         assert entry is not None
         return entry.request
 
-    def forget_prompts(self) -> None:
-        """Drop prefilled prompts: the weights have changed."""
-        self._prefilled = {}
+    def forget_prompts(self, identity: str) -> None:
+        """Drop prefilled prompts: the weights have changed, and with them what snapshots fit."""
+        self._prefilled, self._identity = {}, identity
 
     def ids(self, ticket: int) -> list[int]:
         """Tokens of a row, prompt included. Raises BadInput if there is no such row."""
@@ -185,39 +186,43 @@ class Scheduler:
                 row.place, row.since = self._slots.move(row.place, above), since
         for ticket, parked in list(self.parked.items()):
             if parked.status == RUN and self._make_room(parked.snapshot.of_class):
-                self.enter(ticket, self.parked.pop(ticket), since=since)
+                self.enter(ticket, parked, since=since)
+                del self.parked[ticket]
         return self._enter_new(since)
 
     def _make_room(self, of_class: int, n: int = 1) -> int:
         """Free slots of the class; where there are fewer than `n`, paused rows give theirs up."""
         paused = (t for t, row in self.rows.items() if row.status == PAUSE and row.place.of_class == of_class)
         for ticket in list(itertools.islice(paused, max(n - self._slots.n_free(of_class), 0))):
-            row, snapshot = self.rows[ticket], self.snapshot(ticket)
+            waiting = Parked(self.snapshot(ticket), self.rows[ticket].listener).on_host()
             self.release(ticket)
-            self.parked[ticket] = Parked(snapshot, row.listener).on_host()
+            self.parked[ticket] = waiting
         return self._slots.n_free(of_class)
 
     def _enter_new(self, since: int) -> list[tuple[int, Waiting, Exception]]:
         chosen: dict[int, Waiting] = {}
         for of_class, queue in enumerate(self._queues):
             n = min(len(queue), self._make_room(of_class, len(queue)) if queue else 0)
-            chosen |= {ticket: queue.pop(ticket) for ticket in list(itertools.islice(queue, n))}
+            chosen |= {ticket: queue[ticket] for ticket in itertools.islice(queue, n)}
         if not chosen:
             return []
-        states, failures = {}, []
+        rows, failures = {}, []
         for ticket, entry in chosen.items():
             try:
-                states[ticket] = self._automaton.rows([entry.request.control])
+                state = self._automaton.rows([entry.request.control])
+                rows[ticket] = snapshots.initial_row(entry.request, state, self._slots.shape.max_length)
             except Exception as error:  # the control's fault, which is no other row's
                 failures.append((ticket, entry, error))
-        self._prefill(dict.fromkeys(chosen[ticket].request.prompt_ids for ticket in states))
-        for ticket, state in states.items():
+                self.release(ticket)
+        self._prefill(dict.fromkeys(chosen[ticket].request.prompt_ids for ticket in rows))
+        # A request leaves its queue when its row is in: whatever fails on the way is heard of once, by all who wait.
+        for ticket, row in rows.items():
             request = chosen[ticket].request
-            row = snapshots.initial_row(request, state, self._slots.shape.max_length)
             cache, source_row = self._prefilled[request.prompt_ids]
             snapshot = Snapshot(request, self._class_of(request), cache, row)
             self.enter(ticket, Parked(snapshot, chosen[ticket].listener), source_row, since=since)
-        self._waiting -= collections.Counter(entry.request.prompt_ids for entry in chosen.values())
+            del self._queues[snapshot.of_class][ticket]
+            self._waiting[request.prompt_ids] -= 1
         self._forget()
         return failures
 
@@ -257,6 +262,8 @@ class Scheduler:
         if ticket not in self.rows or self.rows[ticket].status != PAUSE:
             paused = [t for t, row in self.rows.items() if row.status == PAUSE]
             paused += [t for t, parked in self.parked.items() if parked.status == PAUSE]
+            if ticket in self.held:
+                raise BadInput(f"row {ticket} was paused before it began, there is nothing of it yet; resume it first")
             raise BadInput(f"row {ticket} is not paused; the paused rows are {sorted(paused)}")
         return self.rows[ticket]
 

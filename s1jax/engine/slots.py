@@ -105,7 +105,7 @@ class SlotTable:
 
     def enter(self, source: CachedPrompt, row: DeviceRows, of_class: int) -> SlotIndex:
         """Put a row into a free slot of the class."""
-        place = SlotIndex(of_class, self._free[of_class].pop())
+        place = SlotIndex(of_class, self._free[of_class][-1])
         if self._state is None:
             with self._program("start"):
                 self._state = decode.start(self._size, self.shape, row.control, row.draw)
@@ -120,6 +120,7 @@ class SlotTable:
                 of_class=of_class,
                 shape=self.shape,
             )
+        self._free[of_class].pop()
         return place
 
     def leave(self, place: SlotIndex) -> None:

@@ -107,6 +107,9 @@ def copy_of(snapshot: Snapshot, request: Request | None, automaton: Automaton) -
     if request is not None:
         control, params = _control_under(snapshot, request, automaton), requests.sampling_params(request)
         row = dataclasses.replace(snapshot.row, control=control, draw=params)
+        if request.sampling.logprobs and not snapshot.request.sampling.logprobs:
+            unknown_BS = np.full_like(np.asarray(row.logprob_BS), np.nan)  # nobody asked for those so far
+            row = dataclasses.replace(row, logprob_BS=unknown_BS)  # pyright: ignore[reportArgumentType]
         snapshot = dataclasses.replace(snapshot, request=request, row=row)
     return Parked(snapshot, Listener()).with_status(RUN).snapshot
 

@@ -26,7 +26,7 @@ class Worker:
         self._owner: int | None = None  # ident of the thread that has the turn
         self._calls: collections.deque[tuple[Future, Callable[[], Any]]] = collections.deque()
         self._thread: threading.Thread | None = None
-        self._is_stopping = False
+        self._is_stopping = self._is_retiring = False
         self._failure: BaseException | None = None
 
     def advance(self) -> bool:
@@ -78,8 +78,8 @@ class Worker:
                 self._leave()
         return future.result()
 
-    def work(self, is_enough: Callable[[], bool] = lambda: False) -> None:
-        """Work in this thread until there is nothing to do, or `is_enough`.
+    def work(self, begin: Callable[[], None] = lambda: None) -> None:
+        """Call `begin`, then work in this thread until there is nothing to do.
 
         Raises:
           RuntimeError: the worker runs in a thread of its own, or this call comes from inside a round.
@@ -90,9 +90,10 @@ class Worker:
             self._turn.wait_for(lambda: self._owner is None)
             self._owner = threading.get_ident()
         try:
+            begin()
             while True:
                 self._serve()
-                if is_enough() or not (self.advance() or self._calls):
+                if not (self.advance() or self._calls):
                     break
         finally:
             self._leave()
@@ -113,8 +114,17 @@ class Worker:
             self._turn.notify_all()
         if thread is not None and thread.ident != threading.get_ident():
             thread.join()
-            with self._turn:
-                self._thread = None
+
+    def retire(self) -> None:
+        """End the thread as soon as there is nothing to do."""
+        with self._turn:
+            self._is_retiring = True
+            self._turn.notify_all()
+
+    def serve(self) -> None:
+        """Make the calls of others that have come in; for a listener that has to wait for somebody who may call."""
+        if self.has_turn:
+            self._serve()
 
     def _run_thread(self) -> None:
         with self._turn:
@@ -125,7 +135,9 @@ class Worker:
                 self._serve()
                 if not self.advance():
                     with self._turn:
-                        self._turn.wait_for(lambda: self._calls or self._is_stopping)
+                        if self._is_retiring and not self._calls:
+                            break
+                        self._turn.wait_for(lambda: self._calls or self._is_stopping or self._is_retiring)
         except BaseException as error:  # whoever waits must hear of it, whatever it was
             logging.getLogger(__name__).exception("the engine has stopped")
             with self._turn:
@@ -133,6 +145,8 @@ class Worker:
             self.fail(error)
         finally:
             self._serve()
+            with self._turn:
+                self._thread = None
             self._leave()
 
     def _serve(self) -> None:

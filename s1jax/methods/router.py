@@ -17,7 +17,7 @@ from s1jax.methods.task import Ask, Keep, Turn
 from s1jax.records import Completion
 from s1jax.text.tokens import Tokenizer
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.01
 OnProgress = Callable[[Ask, list[int], list[bool], int], None]
 
 
@@ -86,6 +86,8 @@ class Router:
           keep: gets a finished completion before anybody else does, and before the engine goes on: what it writes is
             safe whatever happens next.
         """
+        self.request(ask)  # what cannot run is refused here, where it fails no other ask
+        plan([ask])
         future: asyncio.Future[Completion] = self._loop.create_future()
         self._pending.append(_Pending(ask, future, keep))
         if self._flush is None:
@@ -120,7 +122,7 @@ class Router:
         live: dict[int, int] = {}
 
         def done(request: Request, completion: Completion) -> None:
-            self._hand_over([waiting[id(ask)] for ask in asks[request]], completion)
+            self._hand_over(engine, [waiting[id(ask)] for ask in asks[request]], completion)
 
         def cancelled(ticket: int, future: asyncio.Future) -> None:
             if future.cancelled():
@@ -136,8 +138,11 @@ class Router:
             for future in futures:
                 future.add_done_callback(functools.partial(cancelled, ticket))
 
-    def _hand_over(self, asked: Sequence["_Pending"], completion: Completion) -> None:
-        """Called in an engine's thread: wait until the completion is kept, unless the loop has ended."""
+    def _hand_over(self, engine: Any, asked: Sequence["_Pending"], completion: Completion) -> None:
+        """Called in an engine's thread: wait until the completion is kept, unless the loop has ended.
+
+        Meanwhile calls are served: the loop's thread may wait for one of them.
+        """
         kept = threading.Event()
 
         def resolve() -> None:
@@ -148,7 +153,7 @@ class Router:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(resolve)
             while not kept.wait(POLL_SECONDS) and self._loop.is_running():
-                pass
+                engine.serve()
 
     def _watched(self, ask: Ask, _: int, ids: list[int], forced: list[bool], thinking: int) -> None:
         if self._on_progress is not None:

@@ -5,7 +5,8 @@ Engines live as long as their session.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import concurrent.futures
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from s1jax import control as controls
@@ -140,7 +141,12 @@ class Session:
         for engine in self._engines:
             engine.start()
         try:
-            asyncio.run(self._drive(left, found, on_done, on_progress))
+            _run(self._drive(left, found, on_done, on_progress))
+        except BaseException:
+            for engine in [] if self._keeps_running else self._engines:
+                if engine.failure is None:
+                    engine.cancel_all()  # rows that nobody waits for any more would be in the way of the next run
+            raise
         finally:
             for engine in [] if self._keeps_running else self._engines:
                 engine.stop()
@@ -188,3 +194,14 @@ class Session:
         index = self.share.engine_of(id)
         assert index is not None, f"the rows of {id!r} are another process's"
         return self._engines[index]
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Run it in an event loop of its own; where this thread has one already (a notebook), in another thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        executor.submit(asyncio.run, work).result()

@@ -43,9 +43,13 @@ def submit(
         return Listener(done=lambda _, completion: on_done(fork, completion))
 
     def paused(ticket: int) -> None:
-        fork = waiting.pop(0)
-        engine.fork(ticket, [fork], branched(fork))
-        engine.resume(ticket)
+        try:
+            engine.fork(ticket, waiting[:1], branched(waiting[0]))
+            waiting.pop(0)
+            engine.resume(ticket)
+        except Exception:
+            engine.cancel(ticket)  # all who wait hear of that
+            raise
 
     def done(_: int, completion: Completion) -> None:
         for each in [*waiting, request]:  # a row that ended before a limit is also what it would be under that limit
