@@ -196,7 +196,7 @@ FAULTS = [
         "before.is_looping_B, LOOP",
     ),
     # The answer, the readme's loop, the accounts.
-    ("an EOS counts as answer", "budget/account", "len(answer) - is_stopped", "len(answer)"),
+    ("an EOS counts as answer", "budget/account", "n_put - is_stopped", "n_put"),
     (
         "one answer id too many",
         "budget/rules",

@@ -1,5 +1,6 @@
 """The Python API: what the package's front page shows, the same tokens as the command line, refusals as exceptions."""
 
+import asyncio
 import dataclasses
 import json
 import threading
@@ -181,3 +182,39 @@ def test_verbs_are_functions_of_dicts(folder, tmp_path):
     assert report["questions"] == 3 and report["mean_thinking_tokens"] <= 8
     with pytest.raises(BadInput, match="benchmark='nowhere.jsonl' is neither"):
         s1jax.evaluate({**fields, **common, "benchmark": "nowhere.jsonl", "out": str(tmp_path / "b")})
+
+
+def test_it_runs_inside_an_event_loop_as_in_a_notebook(model):
+    async def cell():
+        return model.generate("same?", **WARM)
+
+    assert asyncio.run(cell()) == model.generate("same?", **WARM)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: model.generate(5), "questions is 5 .int.; give a text"),
+        (lambda model: model.generate([5]), "question 1 is 5 .int.; give a text or an object"),
+        (lambda model: model.generate("\ud800", **WARM), "half a character"),
+        (lambda model: model.generate("a", seed=1.5, **WARM), "seed is 1.5 .float.; give a whole number"),
+        (lambda model: model.score("text"), "score takes tokens, not a text"),
+        (lambda model: s1jax.load("x", dtype="float16"), "dtype='float16'; give float32 or bfloat16"),
+        (lambda model: model.stream("a", n=2, temperature=1.0), "sampling.n=2: one completion is streamed"),
+    ],
+)
+def test_arguments_of_wrong_types_are_refused(model, call, message):
+    with pytest.raises(BadInput, match=message):
+        call(model)
+    assert model.generate("same?", seed=np.int64(0), **WARM) == model.generate("same?", seed=0, **WARM)
+
+
+def test_closing_ends_what_runs(folder):
+    own = s1jax.load(str(folder / "hf"), dtype="float32", chat_template=str(folder / "template.jinja"))
+    stream = own.stream("long?", temperature=1.0, max_new_tokens=400, **TEXTS)
+    next(stream)
+    thread = own._engine._thread
+    own.close()
+    list(stream)
+    thread.join(60)
+    assert not thread.is_alive()

@@ -255,3 +255,56 @@ def test_rows_that_end_with_errors_are_said_and_the_others_written(folder, tmp_p
     own, _, config = session(folder, tmp_path / "out", **fields)
     generate.run(config, own)
     assert len(file.read_text().splitlines()) == 6 and set(before) <= set(file.read_text().splitlines())
+
+
+def test_a_method_that_raises_leaves_no_rows_behind(folder, tmp_path, monkeypatch):
+    async def raising(task: Any) -> None:
+        task.start(task.ask(0))
+        raise ValueError("my own fault")
+
+    method = Method(GreedyConfig, lambda config, sampling: 1, raising, outcome, joint=False)
+    monkeypatch.setitem(METHODS, "greedy", method)
+    own, made, _ = session(folder, tmp_path / "out")
+    job = own.job("q", own.question("a?"), FreeConfig(), WARM, GreedyConfig())
+    with pytest.raises(ValueError, match="my own fault"):
+        own.run([job], lambda *_: None)
+    done: list = []
+    other = own.job("q", own.question("a?"), dataclasses.replace(S1, thinking_token_budget=5), WARM, SingleConfig())
+    own.run([other], lambda *what: done.append(what[2]))
+    assert len(done) == 1 and made[0]._loop.scheduler.tickets == []
+
+
+def test_a_bad_ask_fails_its_own_method_alone(folder, tmp_path, monkeypatch):
+    async def careful(task: Any) -> None:
+        wrong = dataclasses.replace(task.job.control, pause_at=(3,))
+        if task.job.id == "bad":
+            with pytest.raises(BadInput, match="control.pause_at=.3. is for programs"):
+                await task.complete(0, control=wrong)
+        await task.complete(1)
+
+    method = Method(GreedyConfig, lambda config, sampling: 2, careful, outcome, joint=False)
+    monkeypatch.setitem(METHODS, "greedy", method)
+    own, _, _ = session(folder, tmp_path / "out")
+    control = dataclasses.replace(S1, thinking_token_budget=5)
+    jobs = [own.job(id, own.question("a?"), control, WARM, GreedyConfig()) for id in ("a", "bad", "b")]
+    done: list = []
+    own.run(jobs, lambda *what: done.append(what[2].id))
+    assert sorted(done) == ["a", "b", "bad"]
+
+
+def test_a_method_may_call_the_engine_and_wait(folder, tmp_path, monkeypatch):
+    """The engine serves calls while it waits for a completion to be kept."""
+
+    async def calling(task: Any) -> None:
+        await task.complete(0)
+        engine = task._broker.engine(task.job.id)
+        for _ in range(20):
+            engine.call(lambda: None)
+
+    method = Method(GreedyConfig, lambda config, sampling: 1, calling, outcome, joint=False)
+    monkeypatch.setitem(METHODS, "greedy", method)
+    own, _, _ = session(folder, tmp_path / "out")
+    jobs = [own.job(f"{i}", own.question(f"{i}?"), FreeConfig(), WARM, GreedyConfig()) for i in range(8)]
+    done: list = []
+    own.run(jobs, lambda *what: done.append(what[2].id))
+    assert len(done) == 8
