@@ -1,4 +1,4 @@
-"""A control written outside of the package: thinking ends at the first blank line. As docs/tutorials would have it."""
+"""A control written outside of the package: thinking ends at the first blank line."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from s1jax.config import BadInput
 from s1jax.engine.protocol import DONE, RUN, Account, Array, Control, Step
 
 THINK, PUT, ANSWER = 0, 1, 2
+MOST = 16  # tokens of an answer header
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class BlankLineSettings:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BlankLineState:
-    """Where a row is. `put_BQ`: the answer header, padded to 16 tokens."""
+    """Where a row is. `put_BQ`: the answer header, padded to MOST tokens, since states have one shape."""
 
     phase_B: Array
     length_B: Array
@@ -67,7 +68,7 @@ class BlankLine:
 
     def rows(self, settings: Sequence[BlankLineSettings]) -> BlankLineState:
         n = len(settings)
-        put_BQ = np.zeros((n, 16), np.int32)
+        put_BQ = np.zeros((n, MOST), np.int32)
         for i, row in enumerate(settings):
             put_BQ[i, : len(row.answer_header)] = row.answer_header
         zero = {f.name: np.zeros(n, np.int32) for f in dataclasses.fields(BlankLineState)}
@@ -86,7 +87,7 @@ class BlankLine:
         is_newline_B, is_eos_B = jnp.asarray(self.newline_V)[drawn_B], jnp.asarray(self.eos_V)[drawn_B]
         ends_B = (s.phase_B == THINK) & ((is_newline_B & s.after_newline_B) | is_eos_B)
         puts_B = ends_B | (s.phase_B == PUT)
-        put_B = jnp.take_along_axis(s.put_BQ, jnp.clip(s.cursor_B, 0, 15)[:, None], axis=1)[:, 0]
+        put_B = jnp.take_along_axis(s.put_BQ, jnp.clip(s.cursor_B, 0, MOST - 1)[:, None], axis=1)[:, 0]
         cursor_B = s.cursor_B + puts_B
         length_B = s.length_B + 1
         is_last_B = puts_B & (cursor_B == s.put_size_B)
@@ -140,7 +141,7 @@ def admit(
 ) -> BlankLineSettings:
     room = min(max_length - prompt_length, max_new_tokens)
     ids = tuple(tokenizer.encode_markup(config.answer_header))
-    if room <= len(ids) or len(ids) > 16:
+    if room <= len(ids) or len(ids) > MOST:
         raise BadInput(f"prompt of {prompt_length} tokens: room {room} for a header of {len(ids)}; raise max_length")
     return BlankLineSettings(room, ids)
 
