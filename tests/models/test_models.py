@@ -217,7 +217,9 @@ def test_remat_changes_nothing():
 
     plain, kept = fast(jax.grad(loss))(model), fast(jax.grad(lambda m: loss(m, remat=remat)))(model)
     assert len(calls) == 1
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), plain, kept)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(kept), strict=True):
+        # An entry is a sum of large terms that cancel, so its rounding is measured by the tensor.
+        assert np.linalg.norm(a - b) <= 2e-6 * np.linalg.norm(b)
 
 
 def test_names_letters_and_leaves_agree():
