@@ -85,7 +85,7 @@ def find(text: str, kind: str, *, allowed: str = "ABCD") -> Found | None:
     elif told:
         found, end = told[0], told[1].end
     else:
-        alone = reader.alone(text.strip())
+        alone = None if lines.withdrawal(text.strip()) else reader.alone(text.strip())
         return Found(alone, "alone") if alone else None
     return _corrected(text, found, end, reader)
 
@@ -139,6 +139,8 @@ def _hash(text: str) -> Found | None:
     if not marks:
         return None
     content = unmarked(marks[-1][1])
+    if lines.withdrawal(content) is not None:
+        return None
     is_last = not text[marks[-1].end() :].strip()
     answer = values.is_whole(content) or (
         values.stated(content) if is_last and not re.search(r"\.\s", content) else None
@@ -151,14 +153,15 @@ def _corrected(text: str, found: Found, end: int, reader: Reader) -> Found | Non
     tail = text[end:]
     line = "" if found.rule == "boxed" else found.answer
     tail = tail[tail.find(line) + len(line) :] if line and line in tail else tail
-    if len(tail) > 600 or not lines.is_correction(tail):
+    is_withdrawn = lines.withdrawal(tail) is not None
+    if not is_withdrawn and (len(tail) > 600 or not lines.is_correction(tail)):
         return found
     for start in lines.corrections(text, len(text) - len(tail)):
         rest = text[start:].strip()
         answer = None if "\n\n" in rest else reader.alone(rest)
         if answer and (reader.listed or not answer.isalpha()):
             return Found(answer, "correction")
-    return None if lines.is_retracted(tail) else found
+    return None if is_withdrawn or lines.is_retracted(tail) else found
 
 
 def _value_of_line(content: str) -> tuple[str, str] | None:

@@ -32,6 +32,7 @@ _ARTICLE = re.compile(r"^A\s+(?!is\b|because\b|since\b|as\b|and\b|or\b|are\b)[a-
 _FINE = re.compile(
     r"^\s*(?:$|[.,;:!)\]}(*\"$\u2014\u2013-]|\\|is\b|are\b|as\b|because\b|since\b|for\b|which\b|with\b|[A-Z])"
 )
+_QUOTED = re.compile(r"(?<![\w'])'\s*(\(?[A-J]\)?\.?)\s*'(?!\w)")
 _LISTED = re.compile(rf"(?m)^\s*[-*\u2022]?\s*{_MARKED}")
 
 
@@ -48,7 +49,7 @@ def read(place: str, allowed: str) -> str | None:
       allowed: letters that are choices; another one is no answer.
     """
     text = re.sub(r"\\(?:left|right|quad|,|;|!)|\$|\\[()\[\]]", " ", WORDS.sub(r" \1 ", place[:LONGEST]))
-    text = unmarked(text)
+    text = _QUOTED.sub(r"\1", unmarked(text))
     first = re.split(r"(?<=[a-z)\]}])\.\s+(?=[A-Z])", text, maxsplit=1)[0]
     found = _first(text) or _only_run(first)
     if not found or not set(found) <= set(allowed):

@@ -16,7 +16,8 @@ _OPTION = re.compile(
 )
 _COLON = re.compile(
     r"(?:[ \t]+(?:to|for)[ \t]+[^.:\n]{1,40})?[\s*_\"'`)\]]*"
-    r"(?:\([^()\n]{0,60}\)[*_ \t]*)?(?:\s*is\s*)?[*_ \t]*:(?!=)[*_` \t]*"
+    r"(?:\([^()\n]{0,60}\)[*_ \t]*)?"
+    r"(?:\s*is\b(?:,?\s*(?:therefore|thus|then|hence|simply|as follows|given by)\b,?)?\s*)?[*_ \t]*:(?!=)[*_` \t]*"
 )
 _DASH = re.compile(r"[*_\"'` \t]*(?:=|-{1,2}>?|\u2013|\u2014|\u2192|\\rightarrow|$)?[*_ \t]*(?=\S)")
 _ALONE_AFTER = re.compile(r"[*_#:` \t]*(?:\([^()\n]{0,40}\))?[*_#: \t]*(?:\n|$)")
@@ -53,8 +54,15 @@ _RETRACTED = re.compile(
     r"\s+(?:also\s+)?(?:not\s+(?:right|correct|possible)|wrong|incorrect|a mistake|impossible)\b"
 )
 _NEW_VALUE = re.compile(
-    r"(?i)\b(?:wait|no|actually|correction|sorry|oops|rather|i mean|instead)\b[^.\n\d$\\]{0,40}?"
-    r"(?:[:,\u2014-]|\b(?:is|it's|be|to|make that)\b)\s*(?=[-*\"(]*[$\\\d(A-Z])"
+    r"(?i)\b(?:wait|no|actually|correction|sorry|oops|rather|i mean|instead)\b"
+    r"(?:[^.\n\d$\\]|[.\u2026!]+(?=\s+(?:it|that|this)\b)){0,40}?"
+    r"(?:[:,\u2014-]|(?<=wait)[.\u2026!]+|\b(?:is|it's|be|to|make that)\b(?:\s+(?:actually|really|in fact)\b)?)\s*"
+    r"(?=[-*\"(]*(?-i:[$\\\d(A-Z]))(?!(?:it|that|this|i|so|wait)\b)"
+)
+_WITHDRAWN = re.compile(
+    r"(?i)(?:^|[^\w\s]|\d|\n)\s*(?:\b(?:oh|oops|hmm+|uh|but|so)\b[,.\u2026]*\s*)?(?<![A-Za-z])"
+    r"(?P<words>no[,.\u2026]*\s+wait\b|wait[,.\u2026]*\s+no(?=\s*(?:[,.:;!\u2026\u2014-]|$)|\s+(?:it|that|this|i)\b)"
+    r"|scratch that\b)"
 )
 MOST = 200  # places that are looked at, from the end
 
@@ -131,7 +139,8 @@ def announced(text: str, place: Place) -> str:
         line = line[2:].partition("|")[0]
     if line.startswith(("$$", "\\[", "\\begin")) or line.partition("\n")[0].strip() in ("\\(", "$"):
         return line
-    return line.partition("\n")[0]
+    line = line.partition("\n")[0]
+    return line[: withdrawal(line)]
 
 
 def is_correction(between: str) -> bool:
@@ -142,6 +151,15 @@ def is_correction(between: str) -> bool:
 def corrections(text: str, after: int) -> list[int]:
     """Where "wait, no: 35" and the like state another value, behind the last answer; nearest to the end first."""
     return [match.end() for match in _NEW_VALUE.finditer(text, after)][::-1][:20]
+
+
+def withdrawal(text: str) -> int | None:
+    """Where "no, wait" and the like take back what stands before, in the same paragraph; None: nowhere."""
+    lead = len(text) - len(text.lstrip(" .,;:*_$)]}\n"))
+    found = _WITHDRAWN.search(text.partition("\n\n")[0])
+    if found is None and "\n\n" in text[:lead]:
+        found = _WITHDRAWN.match(text, lead - 1)
+    return found.start("words") if found else None
 
 
 def is_retracted(tail: str) -> bool:
