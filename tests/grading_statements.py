@@ -355,3 +355,31 @@ CHOICES = [
     ("B", "The answer is 'B' or 'C'.", "letter", False),
     ("B", "The answer is not 'B'.", "letter", False),
 ]
+
+
+# Statements in other languages: the same.
+LANGUAGES = [
+    ("18", "\u7b54\u6848\u662f\uff1a18", "number", True),
+    ("18", "\u6240\u4ee5\u7b54\u6848\u662f\uff1a**18**\u3002", "number", True),
+    ("18", "Die Antwort ist 18.", "number", True),
+    ("18", "La respuesta es 18.", "number", True),
+    ("18", "Donc la r\u00e9ponse est $18$.", "math", True),
+    ("B", "\u6545\u9009 B\u3002", "letter", True),
+    ("B", "Die Antwort lautet **B**.", "letter", True),
+    ("B", "\u7b54\u6848\u4e0d\u662f B", "letter", False),
+    ("B", "\u6545\u4e0d\u9009 B\u3002", "letter", False),
+    ("B", "\u7b54\u6848\u662f (B) \u6216 (C)", "letter", False),
+    ("B", "Die Antwort ist nicht B", "letter", False),
+    ("B", "Die Antwort ist (B) oder (C).", "letter", False),
+    ("B", "Die Antwort ist B. Nein, C.", "letter", False),
+    ("B", "La respuesta es (B) o (C).", "letter", False),
+    ("B", "La respuesta no es B.", "letter", False),
+    ("18", "La r\u00e9ponse est 18 ou 19.", "number", False),
+    ("18", "La respuesta es 18 o 19.", "number", False),
+    ("18", "La r\u00e9ponse n'est pas 18.", "number", False),
+    ("18", "Wenn die Antwort ist 18, dann w\u00e4re es gerade.", "number", False),
+    ("18", "Die falsche Antwort ist 18.", "number", False),
+    ("18", "\u5982\u679c\u7b54\u6848\u662f 18", "number", False),
+    ("18", "\u7b54\u6848\u662f 18 \u5417\uff1f", "number", False),
+    ("18", "Die Antwort ist 18?", "number", False),
+]

@@ -6,6 +6,8 @@ What stands at such a place is read by `values` or `letters`; here it is only fo
 import dataclasses
 import re
 
+from s1jax.grading import languages
+
 _NAME = r"(?:answers?|ans|antwort|r\u00e9ponse|respuesta|risposta|resposta|\u043e\u0442\u0432\u0435\u0442)"
 _WORD = re.compile(rf"(?i)(?<![A-Za-z]){_NAME}(?![A-Za-z])|\u7b54\u6848|\u7b54")
 _OPTION = re.compile(
@@ -92,6 +94,7 @@ def places(text: str, *, of_letters: bool) -> list[Place]:
             end = match.end() if match["verb"] else match.start("to" if match["to"] else "in")
             if not _is_doubtful(text, match.start()):
                 found.append(Place(match.start(), end, "statement"))
+    found += [Place(*at, "statement") for at in languages.statements(text, of_letters=of_letters)[-MOST:]]
     return sorted(found, key=lambda place: place.start)
 
 

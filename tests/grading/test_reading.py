@@ -20,8 +20,9 @@ def grader():
         yield grader
 
 
-@pytest.mark.parametrize("cases", [grading_statements.VALUES, grading_statements.CHOICES], ids=["values", "choices"])
-def test_credit_goes_to_what_is_stated(grader, cases):
+@pytest.mark.parametrize("name", ["VALUES", "CHOICES", "LANGUAGES"])
+def test_credit_goes_to_what_is_stated(grader, name):
+    cases = getattr(grading_statements, name)
     verdicts = grader.map([(text, gold, kind) for gold, text, kind, _ in cases])
     wrong = [(case, verdict) for case, verdict in zip(cases, verdicts, strict=True) if verdict.correct != case[3]]
     assert not wrong
