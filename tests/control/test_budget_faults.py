@@ -20,7 +20,16 @@ from test_budget_fuzz import Batch, make_batch
 import s1jax.control
 from s1jax.engine.protocol import DONE
 
-MODULES = ("trail", "matching", "budget/settings", "budget/state", "budget/rules", "budget/account", "budget/outside", "budget/automaton")
+MODULES = (
+    "trail",
+    "matching",
+    "budget/settings",
+    "budget/state",
+    "budget/rules",
+    "budget/account",
+    "budget/outside",
+    "budget/automaton",
+)
 FOLDER = pathlib.Path(s1jax.control.__file__).parent
 STEPS, MAX_STEPS, MAX_BATCHES = 24, 240, 24
 
