@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from s1jax.parallel.axes import Weight, einsum
+from s1jax.parallel.axes import Weight, constrain, einsum
 
 
 def param(letters: str, shape: tuple[int, ...], rngs: nnx.Rngs, *, scale: float | None = None) -> nnx.Param:
@@ -55,6 +55,7 @@ def attention(q_BTKGH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS
     Heads stand before time, so that no array of scores is transposed. A query that sees nothing (padding) gets the mean
     of all values, which is finite and never read.
     """
+    k_BSKH, v_BSKH = constrain(k_BSKH, "BSKH"), constrain(v_BSKH, "BSKH")
     q_BKGTH, k_BKSH, v_BKSH = (jnp.moveaxis(x, 1, axis) for x, axis in ((q_BTKGH, 3), (k_BSKH, 2), (v_BSKH, 2)))
     score_BKGTS = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32)
     score_BKGTS = score_BKGTS * (1.0 / math.sqrt(q_BTKGH.shape[-1]))
