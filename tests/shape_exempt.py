@@ -20,5 +20,6 @@ EXEMPT: tuple[Exempt, ...] = (
     Exempt("s1jax.engine.cache.write_chunk", ("Slots",), "the row before and after it was made longer"),
     Exempt("s1jax.engine.decode.set_status", ("status_B",), "one status for all rows"),
     Exempt("s1jax.engine.slots.SlotTable._pieces", ("tokens_BT",), "tokens and what follows them, stacked"),
+    Exempt("s1jax.models.attention.in_stripes", ("x_BT",), "whatever stands behind B and T, or T cut into stripes"),
     Exempt("s1jax.models.layers.attention", ("mask_BTS",), "tests give one mask for all rows, which is broadcast"),
 )

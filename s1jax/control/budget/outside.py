@@ -70,7 +70,7 @@ def refork(state: State, fresh: State) -> State:
     thought = length if phase == THINK else int(progress.thinking_B)
     has_thought = phase == THINK or int(progress.reason_B) != NO_REASON
     if phase == OVER:
-        return State(new, progress, state.trail)
+        return state
     for name, what in (("algorithm_B", "another control.algorithm"), ("is_free_B", "another control.kind")):
         if getattr(old, name) != getattr(new, name):
             raise BadInput(f"a copy cannot go on under {what}; give the row's own, or all its tokens as a new prompt")
