@@ -121,8 +121,8 @@ class Task:
                 )
             return found
         completion = await self._broker.ask(ask, lambda completion: self._on_done(self.job, ask, completion))
-        if completion.finish_reason == "error":
-            raise RowError(f"{ask.id!r} sample {ask.sample}: {completion.error}")
+        if not completion.is_finished:  # nothing of it is written, so the run is not whole
+            raise RowError(f"{ask.id!r} sample {ask.sample}: {completion.error or completion.finish_reason}")
         return completion
 
     def keep(self, ask: Ask, completion: Completion) -> Completion:
