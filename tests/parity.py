@@ -27,6 +27,7 @@ from s1jax.models.decoder import (
     named,
     unstack,
 )
+from s1jax.parallel.axes import constrain
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -117,6 +118,7 @@ def attend_segments(segments_BT: np.ndarray) -> Any:
     def attend(q_BTKGH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, state: Any) -> tuple[jax.Array, Any]:
         same_BTS = segments_BT[:, :, None] == segments_BT[:, None, :]
         causal_TS = jnp.tril(jnp.ones(same_BTS.shape[1:], bool))
+        k_BTKH, v_BTKH = constrain(k_BTKH, "BSKH"), constrain(v_BTKH, "BSKH")
         return layers.attention(q_BTKGH, k_BTKH, v_BTKH, same_BTS & causal_TS & (segments_BT > 0)[:, None, :]), state
 
     return attend

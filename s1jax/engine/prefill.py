@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from s1jax.engine import cache as kv
 from s1jax.models import layers
 from s1jax.models.decoder import Model, forward, logits
+from s1jax.parallel.axes import constrain
 
 CHUNK = 256  # queries, and head positions, that are worked on at once
 
@@ -81,6 +82,7 @@ def extend(
 def _attend(q_BTKGH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, at_T: jax.Array) -> jax.Array:
     """Causal attention of queries at positions `at`, by chunks of them: scores of all at once do not exist."""
     at_BT = jnp.broadcast_to(at_T, q_BTKGH.shape[:2])
+    k_BSKH, v_BSKH = constrain(k_BSKH, "BSKH"), constrain(v_BSKH, "BSKH")
 
     def part(q_and_at: tuple[jax.Array, jax.Array]) -> jax.Array:
         q_BTKGH, at_BT = q_and_at

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from s1jax.parallel.axes import Weight, constrain, einsum
+from s1jax.parallel.axes import Weight, einsum
 
 
 def param(letters: str, shape: tuple[int, ...], rngs: nnx.Rngs, *, scale: float | None = None) -> nnx.Param:
@@ -52,10 +52,10 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 def attention(q_BTKGH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
     """Attention of whole rows in plain XLA; softmax in float32. `mask_BTS` is true where a query sees a key.
 
+    Over a mesh the caller places the keys: each device needs all of time for the heads that it has.
     Heads stand before time, so that no array of scores is transposed. A query that sees nothing (padding) gets the mean
     of all values, which is finite and never read.
     """
-    k_BSKH, v_BSKH = constrain(k_BSKH, "BSKH"), constrain(v_BSKH, "BSKH")
     q_BKGTH, k_BKSH, v_BKSH = (jnp.moveaxis(x, 1, axis) for x, axis in ((q_BTKGH, 3), (k_BSKH, 2), (v_BSKH, 2)))
     score_BKGTS = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32)
     score_BKGTS = score_BKGTS * (1.0 / math.sqrt(q_BTKGH.shape[-1]))
