@@ -149,12 +149,12 @@ class LoadedModel:
             raise BadInput(f"sampling.n={job.n_samples}: one completion is streamed; leave n out, or use generate")
         engine = self._engine_for([job])
         ask = Ask("", job.id, 0, job.seed, job.prompt_ids, job.control, job.sampling)
-        return self._stream(engine, request_of(ask, self.tokenizer, engine.max_length))
+        pieces = Pieces(self.tokenizer, job.control)
+        return self._stream(engine, request_of(ask, self.tokenizer, engine.max_length), pieces)
 
-    def _stream(self, engine: Engine, request: Any) -> Iterator[Piece]:
+    def _stream(self, engine: Engine, request: Any, pieces: Pieces) -> Iterator[Piece]:
         events: queue.SimpleQueue = queue.SimpleQueue()
         listener = Listener(lambda _, done: events.put(done), None, lambda _, *grown: events.put(grown))
-        pieces = Pieces(self.tokenizer)
         ticket = engine.submit(request, listener)
         try:
             while True:

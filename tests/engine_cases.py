@@ -88,6 +88,27 @@ def engine(**fields) -> Engine:
     return Engine(model(), tokenizer(), config, kinds(), **own)
 
 
+def budget(**fields) -> BudgetConfig:
+    """The budget control of the tests with other fields."""
+    return dataclasses.replace(S1, **fields)
+
+
+def paused(engine_: Engine, row: Request) -> int:
+    """Submit a row that pauses and run until it does; its ticket."""
+    tickets = []
+    engine_.submit(row)
+    engine_.run(on_pause=tickets.append)
+    [ticket] = tickets
+    return ticket
+
+
+def ended(engine_: Engine, ticket: int) -> Completion:
+    """Resume and end a row; its completion."""
+    engine_.resume(ticket)
+    [done] = engine_.run()
+    return done
+
+
 def engine_of(model_: Decoder, asked: Sequence[Any], **fields) -> Engine:
     """An engine of one length class for these controls."""
     return Engine(model_, tokenizer(), EngineConfig(**fields), automata(tokenizer(), CONFIG.V, asked))

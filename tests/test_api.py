@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import threading
+import threading
 
 import jax
 import numpy as np
@@ -90,6 +91,29 @@ def test_a_stream_that_nobody_reads_is_cancelled(model):
     model._engine.call(lambda: None)
     assert after == model.generate("same?", **WARM)[0]
     assert model._engine._loop.scheduler.tickets == []
+
+
+def test_rows_that_another_thread_cancels_are_errors_of_the_run_that_waits_for_them(model):
+    """Not rows that are waited for for ever; the next run is as if nothing had been."""
+    model.generate("first?", **WARM)  # there is an engine
+    seen = threading.Event()
+    errors = []
+
+    def wait() -> None:
+        try:
+            model.generate(["long?"] * 3, temperature=1.0, max_new_tokens=400, **TEXTS)
+        except RowError as error:
+            errors.append(str(error))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    while waiting.is_alive() and not seen.wait(0.001):
+        if model._engine._loop.scheduler.tickets:
+            seen.set()
+    model._engine.cancel_all()
+    waiting.join()
+    assert len(errors) == 1 and "cancelled" in errors[0]
+    assert model.generate("same?", **WARM) == model.generate("same?", **WARM)
 
 
 def test_the_engine_is_as_large_as_what_is_asked(folder):

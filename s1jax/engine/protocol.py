@@ -147,6 +147,11 @@ class Sweep:
     most: int
 
 
+def no_bytes(config: Any) -> int:
+    """Nothing of a row is taken back."""
+    return 0
+
+
 def no_words(config: Any, forced: str) -> str:
     """No word that the control puts belongs to the answer."""
     return ""
@@ -166,6 +171,7 @@ class Control:
       label: config -> what a reader calls it.
       thinking_limits: config -> least and most tokens of thinking that it promises; None where it promises none.
       answer_words: config, text that it forced between thinking and answer -> the part of it that is answer.
+      may_rewind: config -> how many of a row's last bytes may still be taken back; a stream does not show them yet.
       sweep: how rows that differ in one limit share their beginning; None: they do not.
     """
 
@@ -176,4 +182,5 @@ class Control:
     label: Callable[[Any], str]
     thinking_limits: Callable[[Any], tuple[int, int] | None] = lambda config: None
     answer_words: Callable[[Any, str], str] = no_words
+    may_rewind: Callable[[Any], int] = no_bytes
     sweep: Sweep | None = None

@@ -9,6 +9,7 @@ import collections
 import contextlib
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -89,6 +90,7 @@ def run(config: GradeRun) -> pathlib.Path:
         report = _report(rows, done, grader, config, bench)
         write_json(out / REPORT, report)
     _show(report)
+    print(f"wrote {out / SAMPLES}", file=sys.stderr)
     return out
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import sys
 from collections.abc import Iterator, Sequence
 
 from s1jax import records
@@ -63,6 +64,8 @@ def run(config: GenerateRun, session: Session | None = None) -> pathlib.Path:
         is_whole = _complete(config, session, jobs, out)
         if is_whole and METHODS[config.method.kind].joint:
             _count(config, session, jobs, out)
+    if is_whole and config.prompts is not None:
+        print(f"wrote {out / COMPLETIONS}", file=sys.stderr)
     return out
 
 
@@ -72,7 +75,7 @@ def _complete(config: GenerateRun, session: Session, jobs: Sequence[Job], out: p
     with contextlib.ExitStack() as stack:
         parts = stack.enter_context(Parts(out / COMPLETIONS, share))
         is_shown = config.prompt is not None and jobs[0].n_samples == 1
-        stream = Stream(session.tokenizer) if is_shown else None
+        stream = Stream(session.tokenizer, jobs[0].control) if is_shown else None
         finished, n_finished = _finished(out, jobs, is_writer=share.first == 0)
         n_mine = sum(job.n_samples for job in jobs if session.is_mine(job.id))
         progress = None if stream else stack.enter_context(ProgressBar(n_mine, n_finished, "generate"))

@@ -56,7 +56,8 @@ class Session:
         hosts.start()
         self.share = share or share_of(config.mesh)
         template = None if config.chat_template is None else read_template(config.chat_template)
-        self.tokenizer = tokenizer or Tokenizer.load(config.tokenizer or config.model, chat_template=template)
+        source, key = (config.tokenizer, "tokenizer") if config.tokenizer else (config.model, "model")
+        self.tokenizer = tokenizer or Tokenizer.load(source, chat_template=template, key=key)
         self._config = config
         self._make, self._keeps_running = make_engines, keeps_running
         self._engines: list[Any] = []

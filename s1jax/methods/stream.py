@@ -3,16 +3,16 @@
 import codecs
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from rich.console import Console
 
+from s1jax import control as controls
 from s1jax.methods.task import Ask
 from s1jax.records import Completion
 from s1jax.text.tokens import Tokenizer
 
 FORCED = "bold yellow"
-# Tokens that may still be taken back: a half delimiter.
-HELD_BACK = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,16 +31,21 @@ class Piece:
 
 
 class Pieces:
-    """Cuts a row that grows into pieces. Tokens at the end are held back while they can still be taken back."""
+    """Cuts a row that grows into pieces. What its control may still take back is not shown yet."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, control: Any) -> None:
+        self._may_rewind = controls.of(control).may_rewind(control)
         self._token_bytes = tokenizer.token_bytes()
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._n_shown, self._mark = 0, (False, False)
 
     def grown(self, ids: Sequence[int], forced: Sequence[bool], thinking: int) -> list[Piece]:
-        """What is new, but for the last few tokens and a character that is not whole yet."""
-        return list(self._pieces(ids, forced, thinking, max(len(ids) - HELD_BACK, self._n_shown)))
+        """What is new, but for what may be taken back and a character that is not whole yet."""
+        end, held = len(ids), 0
+        while end > self._n_shown and held < self._may_rewind:
+            end -= 1
+            held += len(self._token_bytes[ids[end]])
+        return list(self._pieces(ids, forced, thinking, max(end, self._n_shown)))
 
     def ended(self, completion: Completion) -> list[Piece]:
         """The rest of a row that is over, up to where its text ends (a stop text is not shown)."""
@@ -79,10 +84,10 @@ def _cut(pieces: Sequence[Piece], n: int) -> list[Piece]:
 
 
 class Stream:
-    """Shows one row."""
+    """Shows one row under a control."""
 
-    def __init__(self, tokenizer: Tokenizer, console: Console | None = None) -> None:
-        self._pieces = Pieces(tokenizer)
+    def __init__(self, tokenizer: Tokenizer, control: Any, console: Console | None = None) -> None:
+        self._pieces = Pieces(tokenizer, control)
         self._console = console or Console(highlight=False)
 
     def show(self, _: Ask | None, ids: Sequence[int], forced: Sequence[bool], thinking: int) -> None:

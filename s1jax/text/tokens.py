@@ -113,17 +113,20 @@ class Tokenizer:
         self._added_text = pattern_of(self.added)
 
     @classmethod
-    def load(cls, source: str | os.PathLike, *, chat_template: str | None = None) -> "Tokenizer":
+    def load(
+        cls, source: str | os.PathLike, *, chat_template: str | None = None, key: str = "tokenizer"
+    ) -> "Tokenizer":
         """Read a tokenizer from a folder or a hub id.
 
         Args:
           source: folder with tokenizer.json, or with tokenizer.model (sentencepiece) or vocab.json and merges.txt only.
           chat_template: a Jinja template that replaces the folder's own; a base model has none.
+          key: of the config, named in errors.
 
         Raises:
           BadInput: no such folder or hub id, or no tokenizer in it.
         """
-        folder = hub.fetch(source, FETCHED, "tokenizer")
+        folder = hub.fetch(source, FETCHED, key)
         settings = read_settings(folder)
         backend = read_backend(folder, settings)
         named = [read_object(folder / name).get("eos_token_id") for name in EOS_FILES]

@@ -50,7 +50,7 @@ def load_tokenizer(config: TrainRun) -> Tokenizer:
     if not source:
         raise BadInput("a model of random weights has no tokenizer; set tokenizer=DIR")
     template = read_template(config.chat_template) if config.chat_template else None
-    return Tokenizer.load(source, chat_template=template)
+    return Tokenizer.load(source, chat_template=template, key="tokenizer" if config.tokenizer else "model")
 
 
 def model_config(config: TrainRun, tokenizer: Tokenizer) -> DecoderConfig:

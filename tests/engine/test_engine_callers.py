@@ -10,44 +10,26 @@ import pytest
 from engine_cases import (
     FREE,
     MAX_LENGTH,
-    S1,
+    budget,
     engine,
     facts,
     kinds,
+    paused,
     plain,
     request,
     tokenizer,
 )
 
 from s1jax.engine.engine import Engine
-from s1jax.engine.requests import Listener, Request
+from s1jax.engine.requests import Listener
 
 WARM = {"temperature": 1.0}
-
-
-def budget(**fields):
-    return dataclasses.replace(S1, **fields)
 
 
 @pytest.fixture(scope="module")
 def few() -> Engine:
     """Two slots."""
     return engine(classes=((2, MAX_LENGTH),))
-
-
-def paused(engine_: Engine, row: Request) -> int:
-    tickets = []
-    engine_.submit(row)
-    engine_.run(on_pause=tickets.append)
-    [ticket] = tickets
-    return ticket
-
-
-def ended(engine_: Engine, ticket: int):
-    """Resume and end a row; its completion."""
-    engine_.resume(ticket)
-    [done] = engine_.run()
-    return done
 
 
 # ----------------------------------------------------------------------------------------------------------- cancelling

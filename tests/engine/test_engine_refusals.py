@@ -8,10 +8,13 @@ from engine_cases import (
     CONFIG,
     MAX_LENGTH,
     S1,
+    budget,
+    ended,
     engine,
     facts,
     make_model,
     model,
+    paused,
     plain,
     request,
     tokenizer,
@@ -24,29 +27,10 @@ from s1jax.engine.requests import Listener, Request
 WARM = {"temperature": 1.0}
 
 
-def budget(**fields):
-    return dataclasses.replace(S1, **fields)
-
-
 @pytest.fixture(scope="module")
 def few() -> Engine:
     """Two slots."""
     return engine(classes=((2, MAX_LENGTH),))
-
-
-def paused(engine_: Engine, row: Request) -> int:
-    tickets = []
-    engine_.submit(row)
-    engine_.run(on_pause=tickets.append)
-    [ticket] = tickets
-    return ticket
-
-
-def ended(engine_: Engine, ticket: int):
-    """Resume and end a row; its completion."""
-    engine_.resume(ticket)
-    [done] = engine_.run()
-    return done
 
 
 # --------------------------------------------------------------------------------------------------------------- extend

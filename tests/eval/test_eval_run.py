@@ -212,7 +212,7 @@ def test_samples_of_other_questions_are_refused(folder, questions, tmp_path):
             {"control": FreeConfig(), "budgets": (8,)},
             "budgets sets control.thinking_token_budget, which control.kind=free lacks",
         ),
-        ({"model": "nowhere/at-all"}, "nowhere/at-all is neither a folder nor a hub id"),
+        ({"model": "nowhere/at-all"}, "model=nowhere/at-all is neither a folder nor a hub id"),
         ({"budgets": (8, 8)}, "the sweep has budget-8, budget-8"),
         ({"sampling": SamplingConfig(n=4)}, "4 samples at sampling.temperature=0"),
         ({"method": VoteConfig(n=4)}, "4 samples at sampling.temperature=0"),

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from s1jax import records
 from s1jax.config import BadInput
+from s1jax.control.budget.config import BudgetConfig
 from s1jax.engine.sampling import SamplingConfig
 from s1jax.methods import prompts
 from s1jax.methods import run as generate
@@ -98,17 +99,19 @@ def completion(ids: list[int], thinking: int) -> Completion:
     return Completion("q", 0, 0, (1,), tuple(ids), forced, thinking, thinking, 3, 9, "natural", "stop", text)
 
 
-def test_what_is_taken_back_was_never_shown():
+@pytest.mark.parametrize("end", ["</think>", "the end of all that is thought"])
+def test_what_is_taken_back_was_never_shown(end):
     """A half delimiter is drawn, then taken back and replaced: what stands on the terminal in the end is the text."""
     tokenizer = byte_tokenizer()
     console = Console(file=io.StringIO(), force_terminal=False, width=10_000, highlight=False)
-    stream = Stream(tokenizer, console)
+    stream = Stream(tokenizer, BudgetConfig(thinking_end=(end,)), console)
     thought = tokenizer.encode("let me see, this is how it goes")
     final = tokenizer.encode("let me see, this is how it goes on and on </think> 42")
     for n in range(1, len(thought) + 1):
         stream.show(None, thought[:n], [False] * n, n)
-    half = [*thought, *tokenizer.encode("</think")]  # seven tokens of eight
-    stream.show(None, half, [False] * len(half), len(half))
+    for n in range(1, len(end)):  # a token is a byte
+        half = [*thought, *tokenizer.encode(end[:n])]
+        stream.show(None, half, [False] * len(half), len(half))
     for n in range(len(thought), len(final) + 1):
         stream.show(None, final[:n], [False] * n, min(n, 40))
     stream.finish(completion(final, 40))

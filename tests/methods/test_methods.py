@@ -294,7 +294,7 @@ def test_one_prompt_is_shown_whole_while_it_is_written(folder, tokenizer, tmp_pa
 def test_thinking_is_dim_and_forced_ids_are_marked(tokenizer, preset):
     control = BudgetConfig(preset=preset)
     console = Console(file=io.StringIO(), force_terminal=True, color_system="standard", highlight=False)
-    stream = Stream(tokenizer, console)
+    stream = Stream(tokenizer, control, console)
     thought, drawn = tokenizer.encode("hm, hm"), tokenizer.encode(" an answer of some length")
     end = tokenizer.encode_markup(control.markers.answer_start if preset == "s1" else "</think>")
     ids = [*thought, *end, *drawn]
@@ -372,9 +372,9 @@ def test_a_character_split_by_a_forced_token_is_whole(tokenizer):
     """Its bytes lie on both sides of a border between drawn and forced tokens, and between thinking and answer."""
     whole = tokenizer.encode("a\u00fcb")
     assert len(whole) == 4  # every byte is a token here
-    stream, pieces = Pieces(tokenizer), []
+    stream, pieces = Pieces(tokenizer, BudgetConfig(preset="think_tags")), []
     forced, thinking = [False, False, True, True], 2
     for n in range(1, 5):
-        pieces += stream.grown([*whole[:n], *whole[:1] * 8], [*forced[:n], *[False] * 8], min(n, thinking))
+        pieces += stream.grown([*whole[:n], *whole[:1] * 16], [*forced[:n], *[False] * 16], min(n, thinking))
     assert "".join(piece.text for piece in pieces) == "a\u00fcb" and all("\ufffd" not in p.text for p in pieces)
     assert [(p.text, p.is_thinking, p.is_forced) for p in pieces][-1] == ("b", False, True)

@@ -12,5 +12,6 @@ CONTROL = Control(
     label=config.label,
     thinking_limits=config.thinking_limits,
     answer_words=config.answer_words,
+    may_rewind=config.may_rewind,
     sweep=Sweep(split=config.split, limit=admission.limit, pause_at=admission.pause_at, most=MAX_PAUSES),
 )

@@ -131,6 +131,14 @@ def answer_words(config: ThinkingTexts, forced: str) -> str:
     return forced
 
 
+def may_rewind(config: BudgetConfig) -> int:
+    """Bytes at the end of a row that may still be taken back: the longest end of thinking, twice.
+
+    Where an ignored end leaves nothing in its place, another may be completed by what stood before it.
+    """
+    return 2 * max((len(text.encode()) for text in config.markers.thinking_end), default=0) if config.thinking else 0
+
+
 def split(config: BudgetConfig) -> tuple[BudgetConfig, int] | None:
     """The config without its thinking budget, and the budget; without one it is above all others."""
     if not config.thinking or config.algorithm != "s1jax":
