@@ -44,6 +44,11 @@ def free(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSI
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def by_content(default: Any = dataclasses.MISSING) -> Any:
+    """A field that names what a run reads: a path or a hub id. A run is known by the content, not by the name."""
+    return dataclasses.field(default=default, metadata={"content": True})
+
+
 def choice(default: Any, classes: Callable[[], Mapping[str, type]], *, is_free: bool = False) -> Any:
     """A field whose key `kind` picks its config class, so that an entry of a registry owns its fields.
 

@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import json
 import threading
-import threading
 
 import jax
 import numpy as np

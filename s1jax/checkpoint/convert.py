@@ -5,7 +5,9 @@ which the same command removes before it starts again.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import json
 import math
 import pathlib
 import sys
@@ -16,15 +18,17 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from s1jax.checkpoint import files, layout, orbax, training
+from s1jax.checkpoint import contents, files, layout, orbax, training
 from s1jax.checkpoint.entry import Entry, Source
 from s1jax.checkpoint.files import Pending
 from s1jax.checkpoint.folder import carry, close_partial, config_json, fetch, open_partial
 from s1jax.checkpoint.hf import FILE_BYTES, open_source
-from s1jax.config import BadInput, free, to_dict
+from s1jax.config import BadInput, by_content, free, to_dict
 from s1jax.records import write_json
-from s1jax.runs.folder import open_run
+from s1jax.runs import fingerprint
+from s1jax.runs.folder import check_run, open_run
 
+RECEIPT = "run.json"
 AHEAD_BYTES = 512 * 2**20  # of tensors held at once, where none is larger: one is read while another is written
 
 
@@ -41,7 +45,7 @@ class ConvertRun:
       file_bytes: size at which a new safetensors file begins.
     """
 
-    source: str
+    source: str = by_content()
     target: str = free()
     to: Literal["hf", "orbax"] = "orbax"
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -63,8 +67,8 @@ def run(config: ConvertRun) -> pathlib.Path:
     target = pathlib.Path(config.target).absolute()
     if "://" in config.target:
         raise BadInput(f"target={config.target} is not a local folder; convert to one and copy it when it is complete")
-    if (target / "run.json").is_file():
-        open_run(config, device="none")
+    if (target / RECEIPT).is_file():
+        _check_complete(config, target)
         _say(f"{target} is complete")
         return target
     given = fetch(config.source)
@@ -72,15 +76,46 @@ def run(config: ConvertRun) -> pathlib.Path:
     source = training.scan(given) if is_trained else open_source(given)
     partial = open_partial(target, replace=False)
     start = time.monotonic()
-    open_run(dataclasses.replace(config, target=str(partial)), device="none: tensors pass through host memory")
+    read = {"source": contents.of_model(config.source)}
+    hidden = dataclasses.replace(config, target=str(partial))
+    open_run(hidden, device="none: tensors pass through host memory", contents=read)
     (partial / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
     written = _write(source, partial, config)
     carry(source.folder, partial)
     write_json(partial / "config.json", _config_json(source, config.dtype, is_trained=is_trained))
+    receipt = json.loads((partial / RECEIPT).read_text(encoding="utf-8"))
+    write_json(partial / RECEIPT, {**receipt, "written": _written(partial)})
     close_partial(partial, target)
     seconds = time.monotonic() - start
     _say(f"{target}: {written / 1e9:.2f} GB in {seconds:.1f} s, {written / 1e6 / seconds:.0f} MB/s")
     return target
+
+
+def _written(folder: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of every file of a conversion but those that tell of the run."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in (RECEIPT, "config.yaml")]
+    return dict(fingerprint.of_files(str(folder), paths, folder).files)
+
+
+def _check_complete(config: ConvertRun, target: pathlib.Path) -> None:
+    """A target that holds a conversion holds this one, from this source, and all that was written.
+
+    A source that is no longer there is not asked after.
+
+    Raises:
+      BadInput: it does not.
+    """
+    try:
+        receipt = json.loads((target / RECEIPT).read_text(encoding="utf-8"))
+        read, written = fingerprint.Content(**receipt["contents"]["source"]), dict(receipt["written"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{target / RECEIPT} cannot be read ({error!r}); give another target") from None
+    with contextlib.suppress(BadInput):
+        read = contents.of_model(config.source)
+    check_run(config, {"source": read})
+    words = fingerprint.difference("target", written, fingerprint.Content(str(target), _written(target)))
+    if words is not None:
+        raise BadInput(f"{words} since the conversion was complete; remove {target} and convert again")
 
 
 def _config_json(source: Source, dtype: str | None, *, is_trained: bool) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from s1jax.benchmarks import BENCHMARKS, benchmark
 from s1jax.benchmarks.benchmark import Benchmark
-from s1jax.config import BadInput, free
+from s1jax.config import BadInput, by_content, free
 from s1jax.eval import reading, stats
 from s1jax.eval.completions import GivenCompletion, read_rows
 from s1jax.grading import compat
@@ -48,11 +48,11 @@ class GradeRun:
       processes: that compare formulas.
     """
 
-    completions: str
+    completions: str = by_content()
     kind: str | None = None
-    benchmark: str | None = None
-    benchmark_source: str | None = None
-    tokenizer: str | None = None
+    benchmark: str | None = by_content(None)
+    benchmark_source: str | None = by_content(None)
+    tokenizer: str | None = by_content(None)
     thinking_end: tuple[str, ...] | None = None
     out: str = ""
     processes: int = free(1)

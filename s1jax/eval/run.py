@@ -12,7 +12,7 @@ from typing import Any
 
 from s1jax.benchmarks import BENCHMARKS, benchmark
 from s1jax.benchmarks.benchmark import Benchmark
-from s1jax.config import BadInput
+from s1jax.config import BadInput, by_content
 from s1jax.eval import reading, summary, terminal
 from s1jax.eval.summary import REPORT, SAMPLES, Setting
 from s1jax.grading.grade import KINDS
@@ -27,6 +27,8 @@ from s1jax.methods.stored import by_job, prompts_of, stored
 from s1jax.methods.task import Ask, Job
 from s1jax.methods.vote import VoteConfig
 from s1jax.records import Completion, Question, Sample, write_json
+from s1jax.runs.fingerprint import Content, of_value
+from s1jax.runs.folder import contents_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +61,8 @@ class EvalRun(ModelRun):
       votes: majority votes beside the sweep.
     """
 
-    benchmark: str
-    benchmark_source: str | None = None
+    benchmark: str = by_content()
+    benchmark_source: str | None = by_content(None)
     grader: str | None = None
     limit: int | None = None
     instruction: str | None = None
@@ -87,7 +89,7 @@ def run(config: EvalRun, session: Session | None = None) -> pathlib.Path:
         for job in _jobs(bench, questions, setting, session, config.seed, config.instruction)
     ]
     session.check(jobs)
-    described = {
+    described: dict[str, Any] = {
         "benchmark": bench.name,
         "official_size": bench.size,
         "private": bench.private,
@@ -96,8 +98,11 @@ def run(config: EvalRun, session: Session | None = None) -> pathlib.Path:
         "dtype": config.dtype,
         "instruction": config.instruction,
     }
-    with run_folder(config) as out:
+    asked = of_value([bench.name, bench.kind, [dataclasses.asdict(question) for question in questions]])
+    read = {"benchmark": Content(config.benchmark_source or config.benchmark, {"the content": asked})}
+    with run_folder(config, lambda: read) as out:
         if evaluate(bench, questions, settings, jobs, session, out):
+            described["fingerprints"] = {key: content.digest for key, content in contents_of(out).items()}
             reports = report_all(bench, settings, jobs, session, out, seed=config.seed, described=described)
             terminal.show(reports)
             print(reading.line(reports))

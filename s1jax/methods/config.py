@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from s1jax import control as controls
 from s1jax import methods
-from s1jax.config import choice, free
+from s1jax.config import by_content, choice, free
 from s1jax.control.budget.config import BudgetConfig
 from s1jax.engine.config import EngineConfig
 from s1jax.engine.sampling import SamplingConfig
@@ -32,11 +32,11 @@ class ModelRun:
       out: where everything is written.
     """
 
-    model: str
+    model: str = by_content()
     out: str = ""
     seed: int = 0
-    tokenizer: str | None = None
-    chat_template: str | None = None
+    tokenizer: str | None = by_content(None)
+    chat_template: str | None = by_content(None)
     system: str | None = None
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     control: Any = choice(BudgetConfig(), controls.configs)

@@ -15,16 +15,18 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
+from s1jax.checkpoint import contents
 from s1jax.config import BadInput, to_dict
 from s1jax.parallel import hosts
 from s1jax.parallel.mesh import MeshConfig
 from s1jax.records import JsonlWriter
+from s1jax.runs.fingerprint import Content
 from s1jax.runs.folder import identity, open_run
 from s1jax.runs.lock import locked
 
@@ -74,8 +76,11 @@ def share_of(mesh: MeshConfig) -> Share:
 
 
 @contextlib.contextmanager
-def run_folder(config: Any) -> Iterator[pathlib.Path]:
+def run_folder(config: Any, read: Callable[[], Mapping[str, Content]] = dict) -> Iterator[pathlib.Path]:
     """The run's folder, opened and locked by the first process before any other goes on.
+
+    Args:
+      read: what the run reads beside model, tokenizer and template, by key; called by the first process.
 
     Raises:
       BadInput: it belongs to another run or is in use, or the processes were started with different configs.
@@ -83,7 +88,9 @@ def run_folder(config: Any) -> Iterator[pathlib.Path]:
     with contextlib.ExitStack() as stack:
         hosts.agree({**identity(config), "mesh": to_dict(config.mesh)})
         if jax.process_index() == 0:
-            stack.enter_context(locked(open_run(config, device=device_name())))
+            texts = contents.of_texts(config.model, config.tokenizer or "", config.chat_template or "")
+            found = {"model": contents.of_model(config.model), **texts, **read()}
+            stack.enter_context(locked(open_run(config, device=device_name(), contents=found)))
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("run folder")
         stack.enter_context(hosts.leaving_at_once())  # the first process would wait for rows that nobody writes

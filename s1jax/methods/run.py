@@ -2,14 +2,12 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from s1jax import records
-from s1jax.config import BadInput
+from s1jax.config import BadInput, by_content
 from s1jax.grading import grade
 from s1jax.grading.pool import Grader
 from s1jax.methods import METHODS, vote
@@ -23,9 +21,10 @@ from s1jax.methods.session import Session
 from s1jax.methods.stored import by_job, prompts_of, stored
 from s1jax.methods.stream import Stream
 from s1jax.methods.task import Ask, Job
-from s1jax.records import Completion, Prompt, write_json
+from s1jax.records import Completion, Prompt
+from s1jax.runs.fingerprint import Content, of_value
 
-COMPLETIONS, VOTES, SETTINGS = "completions.jsonl", "votes.jsonl", "settings.json"
+COMPLETIONS, VOTES = "completions.jsonl", "votes.jsonl"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +37,7 @@ class GenerateRun(ModelRun):
       answers: how answers vote (`method.kind=vote`): a key of `s1jax.grading.grade.KINDS`.
     """
 
-    prompts: str | None = None
+    prompts: str | None = by_content(None)
     prompt: str | None = None
     answers: str = "math"
 
@@ -60,13 +59,19 @@ def run(config: GenerateRun, session: Session | None = None) -> pathlib.Path:
     session = session or Session(config, build_engines)
     jobs = [_job(prompt, config, session) for prompt in prompts]
     session.check(jobs)
-    with run_folder(config) as out:
+    with run_folder(config, lambda: _asked(config, prompts)) as out:
         is_whole = _complete(config, session, jobs, out)
         if is_whole and METHODS[config.method.kind].joint:
             _count(config, session, jobs, out)
     if is_whole and config.prompts is not None:
         print(f"wrote {out / COMPLETIONS}", file=sys.stderr)
     return out
+
+
+def _asked(config: GenerateRun, prompts: Sequence[Prompt]) -> dict[str, Content]:
+    """The prompts of a file; a single one is a key of the config."""
+    rows = [dataclasses.asdict(prompt) for prompt in prompts]
+    return {} if config.prompts is None else {"prompts": Content(config.prompts, {"the content": of_value(rows)})}
 
 
 def _complete(config: GenerateRun, session: Session, jobs: Sequence[Job], out: pathlib.Path) -> bool:
@@ -76,7 +81,9 @@ def _complete(config: GenerateRun, session: Session, jobs: Sequence[Job], out: p
         parts = stack.enter_context(Parts(out / COMPLETIONS, share))
         is_shown = config.prompt is not None and jobs[0].n_samples == 1
         stream = Stream(session.tokenizer, jobs[0].control) if is_shown else None
-        finished, n_finished = _finished(out, jobs, is_writer=share.first == 0)
+        n_samples = {job.id: job.n_samples for job in jobs}
+        former = stored(out / COMPLETIONS, Completion, prompts_of(jobs))
+        finished, n_finished = by_job(former, "", n_samples, keeps_all=len(jobs) == 1)
         n_mine = sum(job.n_samples for job in jobs if session.is_mine(job.id))
         progress = None if stream else stack.enter_context(ProgressBar(n_mine, n_finished, "generate"))
         if stream is not None:
@@ -92,41 +99,6 @@ def _complete(config: GenerateRun, session: Session, jobs: Sequence[Job], out: p
 
         session.run(jobs, on_done, stored=finished, on_progress=None if stream is None else stream.show)
         return parts.merge([key for job in jobs for key in job.keys])
-
-
-def _finished(
-    out: pathlib.Path, jobs: Sequence[Job], *, is_writer: bool
-) -> tuple[dict[tuple[str, str], dict[int, Completion]], int]:
-    """What a former start has finished of jobs, and how many completions that is.
-
-    `settings.json` remembers under which settings: they may differ row by row.
-
-    Raises:
-      BadInput: a finished row was completed under other settings or from another prompt.
-    """
-    path = out / SETTINGS
-    now = {job.id: _settings(job) for job in jobs}
-    before = json.loads(path.read_text(encoding="utf-8"))["settings"] if path.is_file() else {}
-
-    def checked() -> Iterator[Completion]:
-        for completion in stored(out / COMPLETIONS, Completion, prompts_of(jobs)):
-            if before.get(completion.id) != now[completion.id]:
-                raise BadInput(
-                    f"{out / COMPLETIONS}: prompt {completion.id!r} was completed under control, sampling or seed "
-                    f"{before.get(completion.id)}, now {now[completion.id]} (hashes); set them back or give another out"
-                )
-            yield completion
-
-    finished = by_job(checked(), "", {job.id: job.n_samples for job in jobs}, keeps_all=len(jobs) == 1)
-    if is_writer:
-        write_json(path, {"format": "s1jax.settings/1", "settings": {**before, **now}})
-    return finished
-
-
-def _settings(job: Job) -> str:
-    sampling = dataclasses.replace(job.sampling, n=1)
-    text = json.dumps([dataclasses.asdict(job.control), dataclasses.asdict(sampling), job.seed])
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
 
 
 def _job(prompt: Prompt, config: GenerateRun, session: Session) -> Job:

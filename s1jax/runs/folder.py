@@ -6,18 +6,25 @@ import json
 import os
 import pathlib
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from s1jax import records
 from s1jax.config import BadInput, to_dict
+from s1jax.runs import fingerprint
+from s1jax.runs.fingerprint import Content
 
+FORMAT = "s1jax.run/2"
 PACKAGES = ("s1jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
 
 def identity(config: Any) -> dict[str, Any]:
-    """Flat `{dotted key: value}` of the fields that say what a run computes; `free` fields and `out` are left out."""
+    """Flat `{dotted key: value}` of the fields that say what a run computes.
+
+    `free` fields and `out` are left out, and names of what is known by its content (`config.by_content`).
+    """
     flat: dict[str, Any] = {}
 
     def walk(node: Any, prefix: str) -> None:
@@ -25,6 +32,8 @@ def identity(config: Any) -> dict[str, Any]:
             if field.metadata.get("free") or (not prefix and field.name == "out"):
                 continue
             value = getattr(node, field.name)
+            if field.metadata.get("content") and not dataclasses.is_dataclass(value):
+                continue
             if dataclasses.is_dataclass(value):
                 walk(value, f"{prefix}{field.name}.")
             else:
@@ -42,30 +51,33 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def open_run(config: Any, *, device: str) -> pathlib.Path:
+def open_run(config: Any, *, device: str, contents: Mapping[str, Content] | None = None) -> pathlib.Path:
     """Make or enter the run folder `config.out` and leave the resolved config, versions, device and seed in it.
 
     Args:
       config: a frozen dataclass with a field `out`.
       device: what the run computes on, in words.
+      contents: by key, what the run reads.
 
     Returns: the folder.
 
     Raises:
-      BadInput: the folder belongs to a run whose identity keys differ. Nothing in it is touched.
+      BadInput: the folder belongs to a run whose identity keys differ, or that was made from other contents. Nothing in
+        it is touched.
     """
     out = pathlib.Path(config.out)
     receipt = out / "run.json"
     if out.exists() and not out.is_dir():
         raise BadInput(f"out={out} is a file; give the path of a folder")
     if receipt.is_file():
-        _check_identity(receipt, config, out)
+        check_run(config, contents)
     elif out.is_dir() and not all(path.name.startswith((".run.json.", ".lock")) for path in out.iterdir()):
         raise BadInput(f"out={out} holds files but no run.json, so no run to go on with; give a new or an empty folder")
     record = {
-        "format": "s1jax.run/1",
+        "format": FORMAT,
         "kind": type(config).__name__,
         "identity": identity(config),
+        "contents": {key: dataclasses.asdict(content) for key, content in (contents or {}).items()},
         "seed": getattr(config, "seed", None),
         "device": device,
         "python": platform.python_version(),
@@ -77,10 +89,18 @@ def open_run(config: Any, *, device: str) -> pathlib.Path:
     return out
 
 
-def _check_identity(receipt: pathlib.Path, config: Any, out: pathlib.Path) -> None:
+def check_run(config: Any, contents: Mapping[str, Content] | None = None) -> None:
+    """Compare a config and what it reads with the run that `config.out` holds; nothing is written.
+
+    Raises:
+      BadInput: it is another run, or was made from other contents.
+    """
+    out, contents = pathlib.Path(config.out), contents or {}
+    receipt = out / "run.json"
     try:
         before = json.loads(receipt.read_text(encoding="utf-8"))
         kind, old = before["kind"], before["identity"]
+        read = {key: dict(content["files"]) for key, content in before["contents"].items()}
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{receipt} cannot be read ({error!r}); give a new out folder") from None
     if kind != type(config).__name__:
@@ -91,6 +111,17 @@ def _check_identity(receipt: pathlib.Path, config: Any, out: pathlib.Path) -> No
         shown = "; ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in different[:4])
         more = f" (and {len(different) - 4} more)" if len(different) > 4 else ""
         raise BadInput(f"out={out} belongs to another run: {shown}{more}; set them back or give another out folder")
+    for key in {**read, **contents}:
+        if words := fingerprint.difference(key, read.get(key), contents.get(key)):
+            raise BadInput(
+                f"{words} since the run in out={out} was begun; put back what was there, or give another out folder"
+            )
+
+
+def contents_of(out: pathlib.Path) -> dict[str, Content]:
+    """What the run in a folder was made from, by key."""
+    found = json.loads((out / "run.json").read_text(encoding="utf-8"))["contents"]
+    return {key: Content(**content) for key, content in found.items()}
 
 
 def _version(package: str) -> str | None:

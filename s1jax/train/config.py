@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from s1jax.config import free
+from s1jax.config import by_content, free
 from s1jax.models.decoder import DecoderConfig
 from s1jax.models.lora import LoraConfig
 from s1jax.parallel.mesh import MeshConfig
@@ -42,7 +42,7 @@ class SaveConfig:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainRun:
     """A fine-tuning run. The defaults are upstream's recipe (simplescaling/s1@77272c6 train/sft.sh).
 
@@ -73,11 +73,11 @@ class TrainRun:
       out: folder of the run; by default `runs/` and the name of the recipe.
     """
 
-    model: str | RandomModel
+    model: str | RandomModel = by_content()
     data: DataConfig
-    tokenizer: str = ""
-    chat_template: str = ""
-    eval_rows: str | tuple[str, ...] = ()
+    tokenizer: str = by_content("")
+    chat_template: str = by_content("")
+    eval_rows: str | tuple[str, ...] = by_content(())
     epochs: int = 5
     steps: int | None = None
     global_batch: int = 16

@@ -1,10 +1,11 @@
 """From data sets to rendered examples, with a policy for those that are too long."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
-from s1jax.config import BadInput
+from s1jax.config import BadInput, by_content
 from s1jax.tables import load_rows
 from s1jax.text.render import Row, render_row
 from s1jax.text.tokens import PRESETS, Markers, Tokenizer
@@ -26,7 +27,7 @@ class DataConfig:
       over_length: what happens to longer ones. `keep` cuts them, and then their answer is lost.
     """
 
-    rows: str | tuple[str, ...]
+    rows: str | tuple[str, ...] = by_content()
     split: str = "train"
     preset: str = "s1"
     markers: Markers | None = None
@@ -44,6 +45,11 @@ class Examples:
     rows: tuple[Row, ...]
     dropped: int
     cut: int
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of every token and where the loss begins."""
+        return hashlib.sha256(repr(self.rows).encode()).hexdigest()
 
     def describe(self) -> str:
         """One line: rows, ids, the share in the loss, the longest, and what was dropped or cut."""

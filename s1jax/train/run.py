@@ -73,12 +73,13 @@ def run(config: TrainRun, *, progress: Callable[[Record], None] | None = None) -
     tokenizer = load_tokenizer(config)
     model = model_config(config, tokenizer)
     examples = data.load_examples(config.data, tokenizer)
+    held_out = data.load_examples(config.data, tokenizer, config.eval_rows) if config.eval_rows else None
     hosts.agree(shared_facts(config, examples))
     plan = plan_run(config, examples, mesh)
-    validation = plan_validation(config, tokenizer, plan, mesh)
+    validation = plan_validation(config, held_out, plan, mesh)
     check_positions(model, examples)
     recipe = recipe_of(config, model, plan, validation, mesh)
-    out = open_out(config, mesh)
+    out = open_out(config, mesh, examples, held_out)
     shapes = jax.eval_shape(lambda: initial_state(Decoder(model, jax.random.key(0)), recipe))
     shardings = state_shardings(shapes, mesh, recipe)
     of_adapters = "" if shapes.base is None else f", of which adapters of {count(shapes.model):,} are trained"

@@ -2,7 +2,6 @@
 but to ask what it is, so everything that is wrong with the input is found before any work.
 """
 
-import hashlib
 import importlib.metadata
 import math
 import pathlib
@@ -14,16 +13,18 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from s1jax.checkpoint import contents
 from s1jax.checkpoint.folder import fetch, read_config
 from s1jax.config import BadInput, to_dict
 from s1jax.models import FAMILIES, attention, lora
 from s1jax.models.decoder import DecoderConfig
+from s1jax.runs.fingerprint import Content
 from s1jax.runs.folder import open_run
 from s1jax.text.chat import read_template
 from s1jax.text.tokens import Tokenizer
 from s1jax.train import log
 from s1jax.train.config import RandomModel, TrainRun
-from s1jax.train.data import Examples, load_examples
+from s1jax.train.data import Examples
 from s1jax.train.optimizer import warmup_steps
 from s1jax.train.plan import HostBatch, Plan, in_order, make_plan, steps_per_epoch
 from s1jax.train.remat import REMAT
@@ -83,10 +84,9 @@ def plan_run(config: TrainRun, examples: Examples, mesh: Mesh) -> Plan:
     )
 
 
-def plan_validation(config: TrainRun, tokenizer: Tokenizer, plan: Plan, mesh: Mesh) -> list[HostBatch]:
-    if not config.eval_rows:
+def plan_validation(config: TrainRun, examples: Examples | None, plan: Plan, mesh: Mesh) -> list[HostBatch]:
+    if examples is None:
         return []
-    examples = load_examples(config.data, tokenizer, config.eval_rows)
     say(f"validation: {examples.describe()}")
     multiple = math.lcm(config.packing.multiple, mesh.shape["context"])
     at_once = rows_at_once(config, mesh)
@@ -132,19 +132,32 @@ def check_positions(model: DecoderConfig, examples: Examples) -> None:
 
 
 def shared_facts(config: TrainRun, examples: Examples) -> dict[str, Any]:
-    """What every process of a run must have alike: all of its config, versions, and the rows by id and size."""
-    rows = hashlib.sha256(repr([(row.id, len(row.ids), row.prompt_length) for row in examples.rows]).encode())
+    """What every process of a run must have alike: all of its config, versions, and the rows as tokens."""
     versions = {name: importlib.metadata.version(name) for name in ("s1jax", "jax")}
-    return {**to_dict(config), **versions, "rows": rows.hexdigest()}
+    return {**to_dict(config), **versions, "rows": examples.digest}
 
 
-def open_out(config: TrainRun, mesh: Mesh) -> pathlib.Path:
+def open_out(config: TrainRun, mesh: Mesh, examples: Examples, held_out: Examples | None) -> pathlib.Path:
     """The run's folder, made and checked by the first host. Raises BadInput when it belongs to another run."""
     if jax.process_index() == 0:
-        open_run(config, device=describe_devices(mesh))
+        open_run(config, device=describe_devices(mesh), contents=contents_of(config, examples, held_out))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("run folder")
     return pathlib.Path(config.out)
+
+
+def contents_of(config: TrainRun, examples: Examples, held_out: Examples | None) -> dict[str, Content]:
+    """What the run reads, by key: tokens of the rows, and files."""
+    model = config.model if isinstance(config.model, str) else ""
+    found = contents.of_texts(model, config.tokenizer, config.chat_template)
+    if model:
+        found["model"] = contents.of_model(model)
+    rows = {"data.rows": (config.data.rows, examples), "eval_rows": (config.eval_rows, held_out)}
+    for key, (source, read) in rows.items():
+        if read is not None:
+            named = source if isinstance(source, str) else ", ".join(source)
+            found[key] = Content(named, {"the content": read.digest})
+    return found
 
 
 def describe_devices(mesh: Mesh) -> str:

@@ -154,6 +154,41 @@ def test_refusals(original, tmp_path, change, words):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_target_is_complete_only_where_all_that_was_written_is_there(original, tmp_path, capsys):
+    """Files that went or changed, a source that changed; a source that is gone asks for nothing."""
+    source = tmp_path / "source"
+    shutil.copytree(original, source)
+    config = ConvertRun(source=str(source), target=str(tmp_path / "t"), to="hf", dtype="bfloat16")
+    convert.run(config)
+    weights = tmp_path / "t" / "model.safetensors"
+    content = weights.read_bytes()
+    for damage, words in (
+        (content[:-1] + bytes([content[-1] ^ 1]), "model.safetensors has changed"),
+        (content[:-1], "model.safetensors has changed"),
+        (None, "model.safetensors is gone"),
+    ):
+        weights.unlink() if damage is None else weights.write_bytes(damage)
+        with pytest.raises(BadInput, match=rf"/t: {words}.* since the conversion was complete; remove"):
+            convert.run(config)
+        weights.write_bytes(content)
+    (tmp_path / "t" / "config.json").unlink()
+    with pytest.raises(BadInput, match="config.json is gone"):
+        convert.run(config)
+    shutil.rmtree(tmp_path / "t")
+    convert.run(config)
+    assert weights.read_bytes() == content
+    edited = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**edited, "rope_theta": 7.0}))
+    with pytest.raises(BadInput, match=f"source={source}: config.json has changed"):
+        convert.run(config)
+    shutil.rmtree(source)
+    capsys.readouterr()
+    assert convert.run(config) == tmp_path / "t" and "t is complete" in capsys.readouterr().err
+    (tmp_path / "t" / "run.json").write_text("{")
+    with pytest.raises(BadInput, match="run.json cannot be read .*; give another target"):
+        convert.run(config)
+
+
 def test_a_target_in_use_is_refused(original, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(BadInput, match="exists and is not empty"):

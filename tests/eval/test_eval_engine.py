@@ -1,6 +1,8 @@
 """The verb `eval` from the command line over a real engine: a sweep equals separate runs, a vote draws differently."""
 
 import json
+import os
+import shutil
 
 import jax
 import pytest
@@ -87,3 +89,62 @@ def test_generate_mixes_controls_row_by_row(model, tmp_path):
     assert found["d", 0].thinking_tokens <= 3 and found["a", 0].prompt_ids == found["d", 0].prompt_ids
     wrong = [f"model={model / 'hf'}", f"prompts={tmp_path / 'prompts.jsonl'}", f"out={tmp_path / 'no'}"]
     assert cli.main(["generate", *wrong, *ENGINE, "control.thinking_token_budget=500"]) == 2
+
+
+def test_results_of_a_model_that_was_replaced_in_place_are_never_reported(model, tmp_path, capsys):
+    """Weights, tokenizer, questions: changed under the same names they are refused, and moved they are the same run."""
+    own = tmp_path / "own"
+    shutil.copytree(model, own)
+    limits = ("control.thinking_token_budget=5",)
+    evaluate(own, tmp_path / "out", *limits)
+    prompts = tmp_path / "prompts.jsonl"
+    records.write_jsonl(prompts, [{"id": "a", "question": "1?"}])
+    arguments = ["dtype=float32", f"prompts={prompts}", f"out={tmp_path / 'texts'}", *ENGINE, *MARKERS, *limits]
+    assert cli.main(["generate", f"model={own / 'hf'}", *arguments]) == 0
+    written = [path for name in ("out", "texts") for path in (tmp_path / name).glob("*.json*")]
+    results = {path: path.read_bytes() for path in written if path.name != "run.json"}
+    assert {path.name for path in results} >= {"samples.jsonl", "report.json", "completions.jsonl"}
+
+    def again(place) -> tuple[int, str]:
+        fields = [f"model={place / 'hf'}", f"benchmark={place / 'questions.jsonl'}", "grader=integer", "dtype=float32"]
+        evaluated = [*fields, f"out={tmp_path / 'out'}", "sampling.temperature=1.0", *ENGINE, *MARKERS, *limits]
+        capsys.readouterr()
+        code = cli.main(["eval", *evaluated])
+        return code, capsys.readouterr().err
+
+    def generated(place) -> tuple[int, str]:
+        capsys.readouterr()
+        return cli.main(["generate", f"model={place / 'hf'}", *arguments]), capsys.readouterr().err
+
+    assert again(own)[0] == generated(own)[0] == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert set(report["fingerprints"]) == {"model", "tokenizer", "benchmark"}
+    moved = own.rename(tmp_path / "moved")
+    assert again(moved)[0] == generated(moved)[0] == 0
+    weights = moved / "hf" / "model.safetensors"
+    content = weights.read_bytes()
+    times = weights.stat()
+    other = jax.jit(lambda key: jax.tree.map(lambda x: x * 2.0, Decoder(CONFIG, key)))(jax.random.key(6))
+    hf.save(other, tmp_path / "new", tokenizer_source=Tokenizer.load(moved / "hf"))
+    weights.write_bytes((tmp_path / "new" / "model.safetensors").read_bytes())
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    for code, said in (again(moved), generated(moved)):
+        assert code == 2 and len(said.splitlines()) == 1
+        assert f"model={moved / 'hf'}: model.safetensors has changed (SHA-256 was " in said
+    weights.write_bytes(content)
+    assert again(moved)[0] == 0
+    vocabulary = moved / "hf" / "tokenizer.json"
+    text = vocabulary.read_text()
+    vocabulary.write_text(text + "\n")
+    for code, said in (again(moved), generated(moved)):
+        assert code == 2 and f"tokenizer={moved / 'hf'}: tokenizer.json has changed" in said
+    vocabulary.write_text(text)
+    rows_ = records.read_jsonl(moved / "questions.jsonl")
+    records.write_jsonl(moved / "questions.jsonl", [{**row, "answer": 7} for row in rows_])
+    code, said = again(moved)
+    assert code == 2 and f"benchmark={moved / 'questions.jsonl'}: the content has changed" in said
+    now = {path: path.read_bytes() for path in results}
+    changed = [path.name for path in results if now[path] != results[path]]
+    assert changed == ["report.json"]  # which names the model where it lies now
+    last = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {key for key in last if last[key] != report[key]} == {"model", "tokenizer"}

@@ -202,6 +202,9 @@ def test_generate_writes_each_row_and_goes_on_after_an_interruption(folder, tmp_
     assert not engines  # nothing is missing: the model is not even read
 
 
+CHANGED = "prompts.jsonl: the content has changed .*since the run in out=.*out was begun; put back"
+
+
 def test_generate_refuses_a_file_that_answers_other_prompts(folder, tmp_path):
     def config(question):
         path = tmp_path / "prompts.jsonl"
@@ -209,14 +212,21 @@ def test_generate_refuses_a_file_that_answers_other_prompts(folder, tmp_path):
         return GenerateRun(model=folder, prompts=str(path), out=str(tmp_path / "out"))
 
     generate.run(config("1?"), session(config("1?"), answers)[0])
-    with pytest.raises(BadInput, match="completions.jsonl:1: sample 0 of 'a' completes another prompt"):
+    with pytest.raises(BadInput, match=CHANGED):
         generate.run(config("2?"), session(config("2?"), answers)[0])
     for changed in ({"thinking_token_budget": 9}, {"temperature": 1.0}, {"seed": 5}):
         same = config("1?")
         records.write_jsonl(tmp_path / "prompts.jsonl", [{"id": "a", "question": "1?", **changed}])
-        with pytest.raises(BadInput, match="prompt 'a' was completed under control, sampling or seed"):
+        with pytest.raises(BadInput, match=CHANGED):
             generate.run(same, session(same, answers)[0])
     file = tmp_path / "out" / "completions.jsonl"
+    written = file.read_text()
+    config("1?")
+    elsewhere = (tmp_path / "prompts.jsonl").rename(tmp_path / "moved.jsonl")
+    moved = GenerateRun(model=folder, prompts=str(elsewhere), out=str(tmp_path / "out"))
+    own, engines = session(moved, answers)
+    generate.run(moved, own)
+    assert not engines and file.read_text() == written  # a name is no content
     file.write_text(file.read_text() * 2)
     with pytest.raises(BadInput, match="sample 0 of 'a' is there twice"):
         generate.run(config("1?"), session(config("1?"), answers)[0])

@@ -27,7 +27,7 @@ def test_run_folder_remembers_its_identity(tmp_path):
     out = folder.open_run(first, device="cpu")
     assert yaml.safe_load((out / "config.yaml").read_text())["inner"]["rate"] == 1e-5
     receipt = json.loads((out / "run.json").read_text())
-    assert receipt["device"] == "cpu" and receipt["format"] == "s1jax.run/1" and "numpy" in receipt["packages"]
+    assert receipt["device"] == "cpu" and receipt["format"] == "s1jax.run/2" and "numpy" in receipt["packages"]
     folder.open_run(dataclasses.replace(first, log_every=99), device="cpu")
     (out / "metrics.jsonl").write_text("kept\n")
     with pytest.raises(BadInput, match=r"inner.rate was 1e-05, is 0.1"):

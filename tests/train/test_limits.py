@@ -131,14 +131,16 @@ def test_hosts_must_have_config_versions_and_rows_alike():
 
 def test_the_first_host_opens_the_folder_and_the_others_wait(monkeypatch, tmp_path):
     done = []
-    monkeypatch.setattr(setup, "open_run", lambda config, *, device: done.append("opened"))
+    monkeypatch.setattr(setup, "open_run", lambda config, *, device, contents: done.append("opened"))
     monkeypatch.setattr(setup.multihost_utils, "sync_global_devices", lambda name: done.append("met"))
+    monkeypatch.setattr(setup, "contents_of", lambda *_: {})
     mesh, config = make_mesh(MeshConfig()), dataclasses.replace(CONFIG, out=str(tmp_path / "o"))
+    examples = Examples((row("a", 5),), 0, 0)
     for index, count, expected in ((0, 1, ["opened"]), (0, 2, ["opened", "met"]), (1, 2, ["met"])):
         done.clear()
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
         monkeypatch.setattr(jax, "process_count", lambda count=count: count)
-        assert setup.open_out(config, mesh) == tmp_path / "o" and done == expected
+        assert setup.open_out(config, mesh, examples, None) == tmp_path / "o" and done == expected
 
 
 def test_the_first_host_speaks(monkeypatch, capsys):

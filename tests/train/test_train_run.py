@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 import signal
 
 import jax
@@ -13,6 +14,7 @@ from train_run_cases import RUN_STEPS, SIZES, make_world, metrics, run_config, s
 
 from s1jax.checkpoint import hf, store
 from s1jax.checkpoint.folder import read_config
+from s1jax.config import BadInput
 from s1jax.models.decoder import Decoder, named
 from s1jax.parallel.mesh import MeshConfig
 from s1jax.train.optimizer import OptimizerConfig
@@ -66,6 +68,29 @@ def test_a_finished_run_is_left_alone(config, undisturbed):
     run(config, progress=records.append)
     assert records == [] and metrics(config.out) == undisturbed[0]
     assert (pathlib.Path(config.out) / "hf" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_run_over_other_rows_is_another_run(config, undisturbed, tmp_path):
+    """Rows edited in place and held-out rows are refused; the same rows elsewhere are the same run."""
+    rows = [json.loads(line) for line in pathlib.Path(config.data.rows).read_text().splitlines()]
+    shutil.copytree(config.out, tmp_path / "run")
+    moved = dataclasses.replace(
+        config,
+        out=str(tmp_path / "run"),
+        data=dataclasses.replace(config.data, rows=str(tmp_path / "rows.jsonl")),
+    )
+
+    def write(edited) -> None:
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in edited))
+
+    write(rows)
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert run(moved) == tmp_path / "run" / "hf"
+    last = {**rows[-1], "answer": str(int(rows[-1]["answer"]) ^ 1)}  # as many tokens
+    write([*rows[:-1], last])
+    with pytest.raises(BadInput, match=r"data.rows=.*rows.jsonl: the content has changed .*since the run in out="):
+        run(moved)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
 # ---- stopped by a signal, in this process
