@@ -29,6 +29,7 @@ from s1jax.runs import fingerprint
 from s1jax.runs.folder import check_run, open_run
 
 RECEIPT = "run.json"
+SMALL_BYTES = 64 * 2**20
 AHEAD_BYTES = 512 * 2**20  # of tensors held at once, where none is larger: one is read while another is written
 
 
@@ -76,15 +77,17 @@ def run(config: ConvertRun) -> pathlib.Path:
     source = training.scan(given) if is_trained else open_source(given)
     partial = open_partial(target, replace=False)
     start = time.monotonic()
-    read = {"source": contents.of_model(config.source)}
     hidden = dataclasses.replace(config, target=str(partial))
-    open_run(hidden, device="none: tensors pass through host memory", contents=read)
-    (partial / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
-    written = _write(source, partial, config)
-    carry(source.folder, partial)
-    write_json(partial / "config.json", _config_json(source, config.dtype, is_trained=is_trained))
-    receipt = json.loads((partial / RECEIPT).read_text(encoding="utf-8"))
-    write_json(partial / RECEIPT, {**receipt, "written": _written(partial)})
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        read = pool.submit(contents.of_model, config.source)  # hashed while it is converted
+        open_run(hidden, device="none: tensors pass through host memory")
+        (partial / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+        written = _write(source, partial, config)
+        carry(source.folder, partial)
+        write_json(partial / "config.json", _config_json(source, config.dtype, is_trained=is_trained))
+        receipt = json.loads((partial / RECEIPT).read_text(encoding="utf-8"))
+        made_from = {"source": dataclasses.asdict(read.result())}
+        write_json(partial / RECEIPT, {**receipt, "contents": made_from, "written": _written(partial)})
     close_partial(partial, target)
     seconds = time.monotonic() - start
     _say(f"{target}: {written / 1e9:.2f} GB in {seconds:.1f} s, {written / 1e6 / seconds:.0f} MB/s")
@@ -92,9 +95,17 @@ def run(config: ConvertRun) -> pathlib.Path:
 
 
 def _written(folder: pathlib.Path) -> dict[str, str]:
-    """SHA-256 of every file of a conversion but those that tell of the run."""
+    """What tells whether a file of a conversion is as it was written; those that tell of the run are left out.
+
+    SHA-256 of small files, size and time of large ones: reading tensors once more would take as long as writing them.
+    """
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in (RECEIPT, "config.yaml")]
-    return dict(fingerprint.of_files(str(folder), paths, folder).files)
+    small = [path for path in paths if path.stat().st_size <= SMALL_BYTES]
+    found = dict(fingerprint.of_files(str(folder), small, folder).files)
+    for path in set(paths) - set(small):
+        size, time_ns = path.stat().st_size, path.stat().st_mtime_ns
+        found[path.relative_to(folder).as_posix()] = f"{size} bytes, {time_ns} ns"
+    return found
 
 
 def _check_complete(config: ConvertRun, target: pathlib.Path) -> None:
@@ -113,9 +124,14 @@ def _check_complete(config: ConvertRun, target: pathlib.Path) -> None:
     with contextlib.suppress(BadInput):
         read = contents.of_model(config.source)
     check_run(config, {"source": read})
-    words = fingerprint.difference("target", written, fingerprint.Content(str(target), _written(target)))
-    if words is not None:
-        raise BadInput(f"{words} since the conversion was complete; remove {target} and convert again")
+    now = _written(target)
+    changed = [name for name in {**written, **now} if written.get(name) != now.get(name)]
+    if changed:
+        what = "is gone" if changed[0] not in now else "is not as it was written"
+        raise BadInput(
+            f"{target} holds this conversion, but {changed[0]} {what}; remove the folder and convert again, or give "
+            "another target"
+        )
 
 
 def _config_json(source: Source, dtype: str | None, *, is_trained: bool) -> dict[str, Any]:

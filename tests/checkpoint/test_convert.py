@@ -154,23 +154,26 @@ def test_refusals(original, tmp_path, change, words):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_target_is_complete_only_where_all_that_was_written_is_there(original, tmp_path, capsys):
+@pytest.mark.parametrize("small", [convert.SMALL_BYTES, 1000], ids=["small files", "large files"])
+def test_a_target_is_complete_only_where_all_that_was_written_is_there(original, tmp_path, capsys, monkeypatch, small):
     """Files that went or changed, a source that changed; a source that is gone asks for nothing."""
+    monkeypatch.setattr(convert, "SMALL_BYTES", small)
     source = tmp_path / "source"
     shutil.copytree(original, source)
     config = ConvertRun(source=str(source), target=str(tmp_path / "t"), to="hf", dtype="bfloat16")
     convert.run(config)
     weights = tmp_path / "t" / "model.safetensors"
-    content = weights.read_bytes()
+    content, times = weights.read_bytes(), weights.stat()
     for damage, words in (
-        (content[:-1] + bytes([content[-1] ^ 1]), "model.safetensors has changed"),
-        (content[:-1], "model.safetensors has changed"),
+        (content[:-1] + bytes([content[-1] ^ 1]), "model.safetensors is not as it was written"),
+        (content[:-1], "model.safetensors is not as it was written"),
         (None, "model.safetensors is gone"),
     ):
         weights.unlink() if damage is None else weights.write_bytes(damage)
-        with pytest.raises(BadInput, match=rf"/t: {words}.* since the conversion was complete; remove"):
+        with pytest.raises(BadInput, match=f"/t holds this conversion, but {words}; remove the folder and convert"):
             convert.run(config)
         weights.write_bytes(content)
+        os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
     (tmp_path / "t" / "config.json").unlink()
     with pytest.raises(BadInput, match="config.json is gone"):
         convert.run(config)
