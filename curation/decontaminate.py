@@ -12,7 +12,7 @@ from typing import Any
 
 from curation.stage import Candidate, Selection, Stage, Tools, split
 from curation.text import squeeze, symbol_ngrams, word_ngrams
-from s1jax.config import BadInput
+from s1jax.config import BadInput, Positive
 from s1jax.tables import load_rows, shared_data
 
 QUESTION_COLUMNS = ("question", "problem", "Question", "Problem", "text", "prompt")
@@ -48,9 +48,9 @@ class DecontaminateConfig:
     """
 
     against: tuple[Against, ...] = (Against("math500"), Against("aime24"), Against("aime25"))
-    words: int | None = 8
+    words: Positive | None = 8
     letters: bool = True
-    symbols: int | None = 13
+    symbols: Positive | None = 13
 
 
 Rule = Callable[[str], set[Hashable]]

@@ -10,7 +10,7 @@ from typing import Literal
 
 from curation.stage import Candidate, Selection, Stage, Tools, split
 from curation.text import squeeze, word_ngrams
-from s1jax.config import BadInput
+from s1jax.config import BadInput, Positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class DeduplicateConfig:
     """
 
     match: Literal["text", "letters"] = "letters"
-    ngram: int | None = None
+    ngram: Positive | None = None
 
 
 def select(candidates: Sequence[Candidate], config: DeduplicateConfig, tools: Tools) -> Selection:

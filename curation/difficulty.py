@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from curation.stage import Candidate, Selection, Stage, Tools, split
-from s1jax.config import BadInput
+from s1jax.config import BadInput, Fraction, Positive
 from s1jax.records import JsonlWriter, read_jsonl
 
 
@@ -24,9 +24,9 @@ class DifficultyConfig:
     """
 
     solvers: tuple[str, ...] = ()
-    max_pass_rate: float = 0.0
+    max_pass_rate: Fraction = 0.0
     unjudged: Literal["keep", "drop"] = "keep"
-    batch: int = 256
+    batch: Positive = 256
 
 
 def select(candidates: Sequence[Candidate], config: DifficultyConfig, tools: Tools) -> Selection:

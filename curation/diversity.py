@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from curation.stage import Candidate, Selection, Stage, Tools, split
-from s1jax.config import BadInput
+from s1jax.config import BadInput, Count, Fraction, Positive
 
 NO_DOMAIN = "none"
 
@@ -35,15 +35,15 @@ class DiversityConfig:
       noop_draws: preselected rows stay among those that can be drawn, where drawing them adds nothing (upstream).
     """
 
-    total: int | None = 1000
-    uniform: int = 700
+    total: Positive | None = 1000
+    uniform: Count = 700
     tail: Literal["uniform", "benchmark"] = "uniform"
     tail_sources: tuple[str, str] = ("Idavidrein/gpqa", "qq8933/AIME_1983_2024")
-    tail_share: float = 0.5
+    tail_share: Fraction = 0.5
     preselect: bool = True
     any_length: tuple[str, ...] = ("Idavidrein/gpqa", "qq8933/AIME_1983_2024")
     long: tuple[str, ...] = ("openaimath",)
-    long_tokens: int = 5600
+    long_tokens: Count = 5600
     noop_draws: bool = False
 
 

@@ -18,7 +18,7 @@ from curation.quality import QualityConfig
 from curation.sources import SourceConfig, load
 from curation.stage import Candidate, Dropped, SayLine, Solver, Teacher, Tools
 from curation.traces import TracesConfig
-from s1jax.config import BadInput
+from s1jax.config import BadInput, Seed
 from s1jax.records import write_json, write_jsonl
 from s1jax.runs.folder import open_run
 
@@ -50,7 +50,7 @@ class CurateRun:
     difficulty: DifficultyConfig = DifficultyConfig()
     decontaminate: DecontaminateConfig = DecontaminateConfig()
     diversity: DiversityConfig = DiversityConfig()
-    seed: int = 0
+    seed: Seed = 0
     out: str = ""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from curation.stage import Candidate, Dropped, Selection
 from curation.traces import find_trace
-from s1jax.config import BadInput
+from s1jax.config import BadInput, Positive
 from s1jax.grading.grade import KINDS, boxed
 from s1jax.records import Question, question_id
 from s1jax.tables import load_rows, shared_data
@@ -37,7 +37,7 @@ class SourceConfig:
     path: str = ""
     name: str = ""
     answer_kind: str = ""
-    limit: int | None = None
+    limit: Positive | None = None
     split: str = "train"
     subset: str | None = None
 

@@ -8,17 +8,41 @@ import contextlib
 import dataclasses
 import difflib
 import json
+import math
 import os
 import pathlib
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
+from annotated_types import Ge, Gt, Le, Lt
 
 T = TypeVar("T")
+
+# Types of keys that have limits: a value outside them is refused by name before anything is loaded.
+Positive = Annotated[int, Ge(1)]
+Count = Annotated[int, Ge(0)]
+Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
+PositiveNumber = Annotated[float, Gt(0)]
+Amount = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+Decay = Annotated[float, Ge(0), Lt(1)]
+
+_BOUND_WORDS = {Ge: "from", Gt: "above", Le: "to", Lt: "below"}
+_BOUND_HOLDS = {
+    Ge: lambda x, limit: x >= limit,
+    Gt: lambda x, limit: x > limit,
+    Le: lambda x, limit: x <= limit,
+    Lt: lambda x, limit: x < limit,
+}
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 200
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 12
+_REPR.maxlevel = 3
 
 
 class BadInput(ValueError):
@@ -26,7 +50,13 @@ class BadInput(ValueError):
 
 
 class _Yaml(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-5` as text; a learning rate written that way must be a number."""
+    """YAML 1.1 reads `1e-5` as text; a learning rate written that way must be a number. A key stands once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _Yaml.add_implicit_resolver(
@@ -34,6 +64,11 @@ _Yaml.add_implicit_resolver(
     re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+.0123456789"),
 )
+
+
+def shown(value: Any) -> str:
+    """`repr(value)` for an error of one line; what is long or deep is cut."""
+    return _REPR.repr(value)
 
 
 def free(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING) -> Any:
@@ -78,7 +113,17 @@ def load(cls: type[T], path: str | os.PathLike | None = None, overrides: Sequenc
             raise BadInput(f"override {override!r} is not of the form key=value; write for example seed=1")
         as_it_is = _is_text(cls, key) and value not in ("null", "~") and value[:1] not in ("'", '"')
         _assign(data, key, value if as_it_is else _parse(value, override))
+    _refuse_nul(data, "")
     return from_dict(cls, data)
+
+
+def _refuse_nul(value: Any, where: str) -> None:
+    """No file name, no environment and no prompt can hold a NUL character. Raises BadInput."""
+    if isinstance(value, str) and "\0" in value:
+        raise BadInput(f"key {where!r} is {shown(value)}, which holds a NUL character; leave that out")
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inner:
+        _refuse_nul(item, f"{where}.{key}" if where else str(key))
 
 
 def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
@@ -88,8 +133,12 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
         raise BadInput(f"config file {file} does not exist; give the path of a YAML file or only key=value pairs")
     try:
         data = yaml.load(file.read_text(encoding="utf-8"), Loader=_Yaml)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise BadInput(f"config file {file} is not YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise BadInput(f"config file {file} cannot be read ({error.strerror}); give the path of a YAML file") from None
+    except RecursionError:
+        raise BadInput(f"config file {file} is nested too deeply to be a config; give another file") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -121,8 +170,8 @@ def _hints_of(cls: Any, name: str) -> list[Any]:
 def _parse(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Yaml) if text else ""
-    except yaml.YAMLError:
-        raise BadInput(f"the value in {where!r} is not YAML; quote it if it is text") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise BadInput(f"the value in {shown(where)} is not YAML; quote it if it is text") from None
 
 
 def _assign(data: dict[str, Any], key: str, value: Any) -> None:
@@ -144,19 +193,19 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "", base: Any 
     Raises:
       BadInput: an unknown key, a missing one, or a value of another type.
     """
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)
-            raise BadInput(f"unknown key {where + str(key)!r}; the nearest known key is {where + near[0]!r}")
+            near = difflib.get_close_matches(str(key)[:100], fields, n=1, cutoff=0.0)
+            raise BadInput(f"unknown key {shown(where + str(key))}; the nearest known key is {where + near[0]!r}")
     values = {}
     for name, field in fields.items():
         own = getattr(base, name) if isinstance(base, cls) else field.default
         if name in data and "choice" in field.metadata:
             values[name] = _choose(field, data[name], where + name)
         elif name in data:
-            values[name] = _convert(hints[name], data[name], where + name, own)
+            values[name] = convert(hints[name], data[name], where + name, own)
         elif isinstance(base, cls):
             values[name] = own
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
@@ -168,7 +217,9 @@ def _choose(field: dataclasses.Field, value: Any, where: str) -> Any:
     """The config of the kind that `value` names. Raises BadInput, with the kinds that have it, for another's field."""
     classes = field.metadata["choice"]()
     if not isinstance(value, Mapping):
-        raise BadInput(f"key {where!r} is {value!r} ({type(value).__name__}); it must be keys, the first of them kind")
+        raise BadInput(
+            f"key {where!r} is {shown(value)} ({type(value).__name__}); it must be keys, the first of them kind"
+        )
     kind = value.get("kind", getattr(field.default, "kind", None))
     if not isinstance(kind, str) or kind not in classes:
         raise BadInput(f"key {where + '.kind'!r} is {kind!r}; it must be one of {', '.join(map(repr, classes))}")
@@ -183,14 +234,24 @@ def _choose(field: dataclasses.Field, value: Any, where: str) -> Any:
     return from_dict(classes[kind], {"kind": kind, **value}, f"{where}.")
 
 
-def _convert(hint: Any, value: Any, where: str, base: Any = None) -> Any:
+def convert(hint: Any, value: Any, where: str, base: Any = None) -> Any:
+    """`value` as the type `hint`; `base`: a config whose values stand where a nested one has none.
+
+    Raises:
+      BadInput: another type, or outside its limits; `where` names the key.
+    """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        found = convert(arguments[0], value, where, base)
+        if not all(_BOUND_HOLDS[type(bound)](found, *dataclasses.astuple(bound)) for bound in arguments[1:]):
+            raise BadInput(f"key {where!r} is {shown(value)}; it must be {in_words(hint)}")
+        return found
     if origin in (typing.Union, types.UnionType):
         return _convert_union(arguments, value, where, base)
     if origin is typing.Literal:
         if value in arguments and type(value) in {type(a) for a in arguments}:
             return value
-        raise BadInput(f"key {where!r} is {value!r}; it must be one of {', '.join(map(repr, arguments))}")
+        raise BadInput(f"key {where!r} is {shown(value)}; it must be one of {', '.join(map(repr, arguments))}")
     if dataclasses.is_dataclass(hint):
         if isinstance(value, Mapping):
             return from_dict(hint, value, where + ".", base)  # type: ignore[arg-type]
@@ -198,18 +259,18 @@ def _convert(hint: Any, value: Any, where: str, base: Any = None) -> Any:
         if isinstance(value, (list, tuple)):
             inner = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
             if len(inner) == len(value):
-                return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
+                return tuple(convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
     elif origin in (dict, Mapping) or hint is dict:
         if isinstance(value, Mapping):
             return dict(value)
     elif hint is Any:
         return value
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if isinstance(value, float) or abs(value) < 2**1023:
+        if math.isfinite(value) if isinstance(value, float) else abs(value) < 2**1023:
             return float(value)
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
-    raise BadInput(f"key {where!r} is {value!r} ({type(value).__name__}); it must be {in_words(hint)}")
+    raise BadInput(f"key {where!r} is {shown(value)} ({type(value).__name__}); it must be {in_words(hint)}")
 
 
 def _convert_union(options: tuple[Any, ...], value: Any, where: str, base: Any = None) -> Any:
@@ -217,13 +278,13 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str, base: Any =
         return None
     nested = [option for option in options if dataclasses.is_dataclass(option)]
     if isinstance(value, Mapping) and len(nested) == 1:
-        return _convert(nested[0], value, where, base)  # its own error says more than "it must be a or b"
+        return convert(nested[0], value, where, base)  # its own error says more than "it must be a or b"
     for option in options:
         with contextlib.suppress(BadInput):
             if option is not type(None):
-                return _convert(option, value, where, base)
-    shown = " or ".join(in_words(option) for option in options)
-    raise BadInput(f"key {where!r} is {value!r} ({type(value).__name__}); it must be {shown}")
+                return convert(option, value, where, base)
+    wanted = " or ".join(in_words(option) for option in options)
+    raise BadInput(f"key {where!r} is {shown(value)} ({type(value).__name__}); it must be {wanted}")
 
 
 _WORDS = {
@@ -241,12 +302,17 @@ _SEVERAL = {str: "texts", int: "whole numbers", float: "numbers"}
 def in_words(hint: Any) -> str:
     """A type as a person would write it: `a whole number or auto`, `a list of texts`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return f"{in_words(arguments[0])} {_bounds(arguments[1:])}"
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(in_words, arguments))
     if origin is typing.Literal:
         return " or ".join(map(str, arguments))
     if origin is tuple and arguments[1:] == (...,):
-        return f"a list of {_SEVERAL.get(arguments[0]) or f'entries: {in_words(arguments[0])}'}"
+        kind, *bounds = typing.get_args(arguments[0]) if typing.get_origin(arguments[0]) is Annotated else arguments[:1]
+        several = _SEVERAL.get(kind)
+        within = f" {_bounds(bounds)}" if bounds else ""
+        return f"a list of {several + within if several else f'entries: {in_words(arguments[0])}'}"
     if origin is tuple:
         is_alike = len(set(arguments)) == 1 and arguments[0] in _SEVERAL
         return f"a list of {len(arguments)}" + (
@@ -255,6 +321,11 @@ def in_words(hint: Any) -> str:
     if dataclasses.is_dataclass(hint):
         return "keys of its own"
     return _WORDS.get(origin or hint) or getattr(hint, "__name__", str(hint))
+
+
+def _bounds(bounds: Sequence[Any]) -> str:
+    """`from 0 to 1`."""
+    return " ".join(f"{_BOUND_WORDS[type(bound)]} {dataclasses.astuple(bound)[0]}" for bound in bounds)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def _sections(
     cls: type, prefix: str, about: str, default: Any = None, note: str = "", is_free: bool = False
 ) -> Iterator[Section]:
     """As `sections`, for the keys below `prefix`; `note` says when the section counts at all."""
-    hints, said = typing.get_type_hints(cls), sentences(cls)
+    hints, said = typing.get_type_hints(cls, include_extras=True), sentences(cls)
     keys, below = [], []
     for field in dataclasses.fields(cls):
         name, sentence = f"{prefix}{field.name}", said.get(field.name, "")

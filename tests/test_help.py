@@ -36,7 +36,7 @@ def printed(verb: str, capsys) -> str:
 
 def given(key: help.KeyLine) -> str:
     """A key with its default, or with some value of its type where it has none."""
-    first = key.type.split(" or ")[0]
+    first = key.type.split(" or ")[0].split(" from ")[0].split(" above ")[0]
     return f"{key.name}={SAMPLES.get(first, '[{name: x}]') if key.value is None else key.value}"
 
 

@@ -23,7 +23,7 @@ from s1jax.checkpoint.entry import Entry, Source
 from s1jax.checkpoint.files import Pending
 from s1jax.checkpoint.folder import carry, close_partial, config_json, fetch, open_partial
 from s1jax.checkpoint.hf import FILE_BYTES, open_source
-from s1jax.config import BadInput, by_content, free, to_dict
+from s1jax.config import BadInput, Positive, by_content, free, to_dict
 from s1jax.records import write_json
 from s1jax.runs import fingerprint
 from s1jax.runs.folder import check_run, open_run
@@ -50,7 +50,7 @@ class ConvertRun:
     target: str = free()
     to: Literal["hf", "orbax"] = "orbax"
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    file_bytes: int = FILE_BYTES
+    file_bytes: Positive = FILE_BYTES
 
     @property
     def out(self) -> str:

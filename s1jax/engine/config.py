@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from s1jax.config import BadInput
+from s1jax.config import BadInput, Positive, PositiveNumber
 from s1jax.models.decoder import DecoderConfig
 
 Type = Literal["float32", "bfloat16", "int8"]
@@ -26,17 +26,17 @@ class EngineConfig:
       memory_gib: device memory to plan with; None: what the device says that it has.
     """
 
-    slots: int | Literal["auto"] = "auto"
+    slots: Positive | Literal["auto"] = "auto"
     classes: tuple[tuple[int, int], ...] | None = None
-    window: int = 32
-    max_length: int | None = None
+    window: Positive = 32
+    max_length: Positive | None = None
     weights: Type | None = None
     cache: Type | None = None
     ahead: bool = True
-    prefill_rows: int = 8
-    prefill_smallest: int = 64
-    prefill_ids: int = 2048
-    memory_gib: float | None = None
+    prefill_rows: Positive = 8
+    prefill_smallest: Positive = 64
+    prefill_ids: Positive = 2048
+    memory_gib: PositiveNumber | None = None
 
 
 def resolve_classes(config: EngineConfig, model: DecoderConfig, slots: int) -> tuple[tuple[int, int], ...]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from s1jax.benchmarks import BENCHMARKS, benchmark
 from s1jax.benchmarks.benchmark import Benchmark
-from s1jax.config import BadInput, by_content, free
+from s1jax.config import BadInput, Positive, by_content, free
 from s1jax.eval import reading, stats
 from s1jax.eval.completions import GivenCompletion, read_rows
 from s1jax.grading import compat
@@ -55,7 +55,7 @@ class GradeRun:
     tokenizer: str | None = by_content(None)
     thinking_end: tuple[str, ...] | None = None
     out: str = ""
-    processes: int = free(1)
+    processes: Positive = free(1)
 
 
 def run(config: GradeRun) -> pathlib.Path:
@@ -66,8 +66,6 @@ def run(config: GradeRun) -> pathlib.Path:
     """
     if config.kind is not None and config.kind not in KINDS:
         raise BadInput(f"kind={config.kind!r} is not known; use one of {', '.join(KINDS)}")
-    if config.processes < 1:
-        raise BadInput(f"processes={config.processes} grade nothing; give at least 1")
     bench = None if config.benchmark is None else _benchmark(config)
     rows = read_rows(
         config.completions,

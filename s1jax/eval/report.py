@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from s1jax.config import BadInput, free
+from s1jax.config import BadInput, Count, free
 from s1jax.eval import page, plot, scaling, summary, terminal
 from s1jax.eval.findings import findings
 from s1jax.eval.summary import REPORT, SAMPLES
@@ -29,7 +29,7 @@ class ReportRun:
 
     reports: tuple[str, ...]
     out: str = ""
-    traces: int = free(6)
+    traces: Count = free(6)
 
 
 def run(config: ReportRun) -> pathlib.Path:

@@ -12,7 +12,7 @@ from typing import Any
 
 from s1jax.benchmarks import BENCHMARKS, benchmark
 from s1jax.benchmarks.benchmark import Benchmark
-from s1jax.config import BadInput, by_content
+from s1jax.config import Amount, BadInput, Count, Positive, by_content
 from s1jax.eval import reading, summary, terminal
 from s1jax.eval.summary import REPORT, SAMPLES, Setting
 from s1jax.grading.grade import KINDS
@@ -41,9 +41,9 @@ class VoteSweep:
       thinking_token_budget: of each voter; None: the control's.
     """
 
-    n: int = 16
-    temperature: float = 0.8
-    thinking_token_budget: int | None = None
+    n: Positive = 16
+    temperature: Amount = 0.8
+    thinking_token_budget: Count | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,10 +64,10 @@ class EvalRun(ModelRun):
     benchmark: str = by_content()
     benchmark_source: str | None = by_content(None)
     grader: str | None = None
-    limit: int | None = None
+    limit: Positive | None = None
     instruction: str | None = None
-    budgets: tuple[int, ...] = ()
-    ignores: tuple[int, ...] = ()
+    budgets: tuple[Count, ...] = ()
+    ignores: tuple[Count, ...] = ()
     votes: VoteSweep | None = None
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from s1jax import control as controls
 from s1jax import methods
-from s1jax.config import by_content, choice, free
+from s1jax.config import Seed, by_content, choice, free
 from s1jax.control.budget.config import BudgetConfig
 from s1jax.engine.config import EngineConfig
 from s1jax.engine.sampling import SamplingConfig
@@ -34,7 +34,7 @@ class ModelRun:
 
     model: str = by_content()
     out: str = ""
-    seed: int = 0
+    seed: Seed = 0
     tokenizer: str | None = by_content(None)
     chat_template: str | None = by_content(None)
     system: str | None = None

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from s1jax.config import BadInput
+from s1jax.config import BadInput, Positive
 from s1jax.engine.sampling import SamplingConfig
 from s1jax.methods.method import Mark, Method, Outcome, complete_all, refuse_copies
 
@@ -20,7 +20,7 @@ class VoteConfig:
     """
 
     kind: Literal["vote"] = "vote"
-    n: int = 16
+    n: Positive = 16
 
 
 def samples(config: VoteConfig, sampling: SamplingConfig) -> int:

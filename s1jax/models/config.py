@@ -2,8 +2,13 @@
 
 import dataclasses
 import math
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Gt, Le
+
+Dimension = Annotated[int, Ge(1), Le(2**24)]
+AboveZero = Annotated[float, Gt(0)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,10 +22,10 @@ class RopeScaling:
       original_max_position: longest sequence before the stretch.
     """
 
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position: int
+    factor: AboveZero
+    low_freq_factor: AboveZero
+    high_freq_factor: AboveZero
+    original_max_position: Dimension
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,16 +51,16 @@ class DecoderConfig:
     """
 
     family: str
-    D: int
-    K: int
-    G: int
-    H: int
-    F: int
-    V: int
-    L: int
-    rope_theta: float = 1e6
-    norm_eps: float = 1e-6
-    max_position: int = 32768
+    D: Dimension
+    K: Dimension
+    G: Dimension
+    H: Dimension
+    F: Dimension
+    V: Dimension
+    L: Annotated[int, Ge(1), Le(10_000)]
+    rope_theta: AboveZero = 1e6
+    norm_eps: AboveZero = 1e-6
+    max_position: Dimension = 32768
     tied: bool = False
     qkv_bias: bool = False
     qk_norm: bool = False

@@ -1,10 +1,11 @@
 """What a family is: how its `config.json` reads, and how its checkpoint names and lays out each parameter."""
 
 import dataclasses
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from s1jax.config import BadInput
+from s1jax.config import BadInput, convert
 from s1jax.models.config import DecoderConfig
 
 Layout = Mapping[str, tuple[str, str]]
@@ -55,6 +56,19 @@ COMMON = {
 }
 
 
+# Field of a `config.json` -> the letter or field that it is, and what stands for it where it is missing or null.
+NAMED: dict[str, tuple[str, Any]] = {
+    "hidden_size": ("D", None),
+    "intermediate_size": ("F", None),
+    "vocab_size": ("V", None),
+    "num_hidden_layers": ("L", None),
+    "rope_theta": ("rope_theta", 10000.0),
+    "rms_norm_eps": ("norm_eps", 1e-6),
+    "max_position_embeddings": ("max_position", 32768),
+    "tie_word_embeddings": ("tied", False),
+}
+
+
 def refuse(hf: Mapping[str, Any], *, rope_types: tuple[str, ...] = ("default",), **supported: tuple[Any, ...]) -> None:
     """Raise BadInput for a field of a `config.json` whose value would change the mathematics; absent fields pass.
 
@@ -93,26 +107,19 @@ def base_config(name: str, hf: Mapping[str, Any], *, head_dim: int | None = None
     for key in (*needed, "num_key_value_heads"):
         if key not in hf:
             raise BadInput(f"config.json lacks {key}; it is not the config of a {name} checkpoint")
-        if not isinstance(hf[key], int) or hf[key] < 1:
+        if isinstance(hf[key], bool) or not isinstance(hf[key], int) or hf[key] < 1:
             raise BadInput(f"config.json has {key}={hf[key]!r}, it must be a whole number above 0; mend the config")
     heads, kv_heads = hf["num_attention_heads"], hf["num_key_value_heads"]
     if heads % kv_heads:
         raise BadInput(f"config.json: {heads} query heads are not a multiple of {kv_heads} kv heads; mend the config")
-    return DecoderConfig(
-        family=name,
-        D=hf["hidden_size"],
-        K=kv_heads,
-        G=heads // kv_heads,
-        H=hf.get("head_dim") or head_dim or hf["hidden_size"] // heads,
-        F=hf["intermediate_size"],
-        V=hf["vocab_size"],
-        L=hf["num_hidden_layers"],
-        rope_theta=float(rope_parameters(hf)["rope_theta"]),
-        norm_eps=hf.get("rms_norm_eps", 1e-6),
-        max_position=hf.get("max_position_embeddings", 32768),
-        tied=hf.get("tie_word_embeddings", False),
-        **switches,
-    )
+    found = {**NAMED, "head_dim": ("H", head_dim or hf["hidden_size"] // heads)}
+    given = {**hf, **{key: value for key, value in rope_parameters(hf).items() if key == "rope_theta"}}
+    hints = typing.get_type_hints(DecoderConfig, include_extras=True)
+    sizes = {
+        field: convert(hints[field], default if given.get(key) is None else given[key], f"config.json {key}")
+        for key, (field, default) in found.items()
+    }
+    return DecoderConfig(family=name, K=kv_heads, G=heads // kv_heads, **sizes, **switches)
 
 
 def rope_parameters(hf: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Llama 3, 3.1 and 3.2 (text): no biases; from 3.1 on, long wavelengths of the rotary embedding are stretched."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from s1jax.config import BadInput
+from s1jax.config import BadInput, from_dict
 from s1jax.models import family
 from s1jax.models.config import DecoderConfig, RopeScaling
 from s1jax.models.family import Family
@@ -21,12 +22,9 @@ def _scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
     needed = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
     if missing := [key for key in needed if key not in rope]:
         raise BadInput(f"config.json has rope_type='llama3' without {missing[0]}; mend the config")
-    return RopeScaling(
-        factor=float(rope["factor"]),
-        low_freq_factor=float(rope["low_freq_factor"]),
-        high_freq_factor=float(rope["high_freq_factor"]),
-        original_max_position=int(rope["original_max_position_embeddings"]),
-    )
+    names = {field.name: field.name for field in dataclasses.fields(RopeScaling)}
+    names["original_max_position"] = "original_max_position_embeddings"
+    return from_dict(RopeScaling, {field: rope[key] for field, key in names.items()}, "config.json rope_scaling.")
 
 
 def to_hf(config: DecoderConfig) -> dict[str, Any]:

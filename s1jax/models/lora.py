@@ -13,7 +13,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from s1jax.config import BadInput
+from s1jax.config import BadInput, Positive, PositiveNumber
 from s1jax.models.config import DecoderConfig
 from s1jax.models.decoder import Decoder, named
 from s1jax.parallel.axes import Adapted
@@ -40,8 +40,8 @@ class LoraConfig:
       targets: which matrices have one, keys of `TARGETS`.
     """
 
-    rank: int = 16
-    alpha: float = 32.0
+    rank: Positive = 16
+    alpha: PositiveNumber = 32.0
     targets: tuple[str, ...] = tuple(TARGETS)
 
     @property

@@ -9,7 +9,7 @@ import importlib.metadata
 import pathlib
 from typing import Any, Literal
 
-from s1jax.config import BadInput, free
+from s1jax.config import BadInput, Positive, PositiveNumber, free
 from s1jax.engine.config import EngineConfig
 from s1jax.models.decoder import DecoderConfig, abstract, count
 from s1jax.parallel.mesh import MeshConfig
@@ -48,10 +48,10 @@ class PlanRun(TrainRun):
     data: DataConfig = DataConfig(rows="")
     topology: str = free("")
     mesh: MeshConfig | Literal["search"] = free(MeshConfig())  # pyright: ignore[reportIncompatibleVariableOverride]
-    rows: tuple[int, int] | None = free(None)
-    examples: int = free(1000)
-    ids: int | None = free(None)
-    mfu: float = free(0.4)
+    rows: tuple[Positive, Positive] | None = free(None)
+    examples: Positive = free(1000)
+    ids: Positive | None = free(None)
+    mfu: PositiveNumber = free(0.4)
     engine: EngineConfig | None = free(None)
 
 

@@ -26,6 +26,7 @@ from curation.run import run as curate
 from curation.sources import SourceConfig
 from s1jax.checkpoint.convert import ConvertRun
 from s1jax.checkpoint.convert import run as convert
+from s1jax.config import Positive, Seed
 from s1jax.control.budget.config import BudgetConfig
 from s1jax.engine.config import EngineConfig
 from s1jax.eval.report import ReportRun
@@ -60,10 +61,10 @@ class QuickstartRun:
       out: where everything is written.
     """
 
-    seed: int = 0
-    steps: int | None = None
-    pool: int | None = None
-    held_out: int | None = None
+    seed: Seed = 0
+    steps: Positive | None = None
+    pool: Positive | None = None
+    held_out: Positive | None = None
     out: str = ""
 
 

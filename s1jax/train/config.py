@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from s1jax.config import by_content, free
+from s1jax.config import Count, Positive, Seed, by_content, free
 from s1jax.models.decoder import DecoderConfig
 from s1jax.models.lora import LoraConfig
 from s1jax.parallel.mesh import MeshConfig
@@ -36,8 +36,8 @@ class SaveConfig:
       dtype: type of the tensors in `hf/`.
     """
 
-    every: int | None = 100
-    keep: int = 2
+    every: Positive | None = 100
+    keep: Positive = 2
     export: Literal["last", "best"] = "last"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
 
@@ -78,10 +78,10 @@ class TrainRun:
     tokenizer: str = by_content("")
     chat_template: str = by_content("")
     eval_rows: str | tuple[str, ...] = by_content(())
-    epochs: int = 5
-    steps: int | None = None
-    global_batch: int = 16
-    micro_batch: int = free(1)
+    epochs: Positive = 5
+    steps: Positive | None = None
+    global_batch: Positive = 16
+    micro_batch: Positive = free(1)
     packing: PackingConfig = PackingConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -90,10 +90,10 @@ class TrainRun:
     remat: str = free("full")
     offload_optimizer: bool = free(False)
     attention: str = free("auto")
-    seed: int = 42
+    seed: Seed = 42
     mesh: MeshConfig = free(MeshConfig())
     save: SaveConfig = free(SaveConfig())
     log: LogConfig = free(LogConfig())
-    eval_every: int | None = free(None)
-    profile_steps: tuple[int, int] | None = free(None)
+    eval_every: Positive | None = free(None)
+    profile_steps: tuple[Count, Positive] | None = free(None)
     out: str = ""

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
-from s1jax.config import BadInput, by_content
+from s1jax.config import BadInput, Positive, by_content
 from s1jax.tables import load_rows
 from s1jax.text.render import Row, render_row
 from s1jax.text.tokens import PRESETS, Markers, Tokenizer
@@ -34,7 +34,7 @@ class DataConfig:
     teacher: str = ""
     system: str | None = None
     answer_prefix: str | None = "Answer: "
-    block: int = 32768
+    block: Positive = 32768
     over_length: Literal["error", "drop", "keep"] = "error"
 
 

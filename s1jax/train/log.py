@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from s1jax.config import BadInput
+from s1jax.config import BadInput, Positive
 from s1jax.records import JsonlWriter, read_jsonl, write_jsonl
 
 Record = Mapping[str, Any]
@@ -27,7 +27,7 @@ class LogConfig:
       wandb: project to log to, if the package is installed; empty for none.
     """
 
-    every: int = 10
+    every: Positive = 10
     tensorboard: bool = True
     wandb: str = ""
 

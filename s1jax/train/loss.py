@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from s1jax.config import Count
 from s1jax.models.decoder import Model, head
 from s1jax.models.time import cut_time, nearest_divisor
 from s1jax.parallel import axes
@@ -31,7 +32,7 @@ class LossConfig:
     """
 
     norm: Literal["example", "token"] = "example"
-    chunk: int = 1024
+    chunk: Count = 1024
 
 
 def token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from s1jax.config import BadInput
+from s1jax.config import Amount, BadInput, Count, Decay, Fraction, PositiveNumber
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -31,15 +31,15 @@ class OptimizerConfig:
       nu: type of the second moment.
     """
 
-    learning_rate: float = 1e-5
-    warmup: float = 0.05
-    warmup_steps: int | None = None
-    final: float = 0.0
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 1e-4
-    clip: float | None = 1.0
+    learning_rate: Amount = 1e-5
+    warmup: Fraction = 0.05
+    warmup_steps: Count | None = None
+    final: Fraction = 0.0
+    b1: Decay = 0.9
+    b2: Decay = 0.95
+    eps: PositiveNumber = 1e-8
+    weight_decay: Amount = 1e-4
+    clip: PositiveNumber | None = 1.0
     mu: Dtype = "float32"
     nu: Dtype = "float32"
 

@@ -10,7 +10,7 @@ from collections.abc import Container, Sequence
 
 import numpy as np
 
-from s1jax.config import BadInput
+from s1jax.config import BadInput, Positive
 from s1jax.text.render import Row
 
 
@@ -26,9 +26,9 @@ class PackingConfig:
     """
 
     enabled: bool = True
-    rows: int | None = None
-    shapes: int = 4
-    multiple: int = 128
+    rows: Positive | None = None
+    shapes: Positive = 4
+    multiple: Positive = 128
 
 
 @dataclasses.dataclass(frozen=True)

@@ -145,7 +145,7 @@ def test_rows_that_do_not_fit_are_named(tmp_path, capsys, row, message):
 
 def test_settings_that_do_not_fit_are_named(tmp_path, capsys):
     assert "kind='maths' is not known; use one of math, aime" in fails(tmp_path, capsys, "kind=maths")
-    assert "processes=0 grade nothing" in fails(tmp_path, capsys, "processes=0")
+    assert "key 'processes' is 0; it must be a whole number from 1" in fails(tmp_path, capsys, "processes=0")
     assert "benchmark='aime99' is neither a file nor one of aime24" in fails(tmp_path, capsys, "benchmark=aime99")
     (tmp_path / "out").write_text("a file")
     assert "out is a file" in fails(tmp_path, capsys).replace(f"{tmp_path}/", "")
