@@ -5,6 +5,7 @@ Nothing that computes is imported before the environment of the recipe is set (X
 
 import contextlib
 import dataclasses
+import errno
 import importlib
 import os
 import pathlib
@@ -90,6 +91,12 @@ VERBS: dict[str, Verb] = {
     ),
 }
 TERMINATED, INTERRUPTED = 75, 130
+LONGEST_LINE = 1500  # characters of an error
+# What the system says of a path that the user can mend; anything else is a fault of the program.
+UNUSABLE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTEMPTY),
+}
 HOW_TO_READ = """\
 Each line is a key with its default, as it is written on the command line; in CONFIG.yaml the parts of a dotted key
 stand below one another. A key with * may change when a run goes on in its folder; all others must be as they were."""
@@ -108,7 +115,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _ended_by_sigterm():
             return _dispatch(arguments[0], arguments[1:])
     except BadInput as error:
-        print(f"s1jax: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        print(f"s1jax: {_one_line(str(error))}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in UNUSABLE:
+            traceback.print_exc()
+            return 1
+        name = f"{_one_line(os.fsdecode(error.filename))} cannot be used" if error.filename else "a file cannot be used"
+        print(f"s1jax: {name} ({error.strerror}); give another path, or make room there", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("s1jax: interrupted; what was finished is saved, the same command goes on", file=sys.stderr)
@@ -120,6 +134,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception:
         traceback.print_exc()
         return 1
+
+
+def _one_line(text: str) -> str:
+    """An error in one line that a terminal can show: control characters written out, the middle of a long one cut."""
+    line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in " ".join(text.splitlines()))
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ import yaml
 from annotated_types import Ge, Gt, Le, Lt
 
 T = TypeVar("T")
+DEEPEST = 50  # levels of nesting in a recipe
 
 # Types of keys that have limits: a value outside them is refused by name before anything is loaded.
 Positive = Annotated[int, Ge(1)]
@@ -113,17 +114,26 @@ def load(cls: type[T], path: str | os.PathLike | None = None, overrides: Sequenc
             raise BadInput(f"override {override!r} is not of the form key=value; write for example seed=1")
         as_it_is = _is_text(cls, key) and value not in ("null", "~") and value[:1] not in ("'", '"')
         _assign(data, key, value if as_it_is else _parse(value, override))
-    _refuse_nul(data, "")
+    _refuse_unwritable(data, "")
     return from_dict(cls, data)
 
 
-def _refuse_nul(value: Any, where: str) -> None:
-    """No file name, no environment and no prompt can hold a NUL character. Raises BadInput."""
-    if isinstance(value, str) and "\0" in value:
-        raise BadInput(f"key {where!r} is {shown(value)}, which holds a NUL character; leave that out")
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in inner:
-        _refuse_nul(item, f"{where}.{key}" if where else str(key))
+def _refuse_unwritable(value: Any, where: str, seen: tuple[int, ...] = (), known: set[int] | None = None) -> None:
+    """Raises BadInput for what no path and no file of UTF-8 can hold, and for a list or mapping that holds itself.
+
+    Args:
+      seen: the containers around it. known: those that were looked at; YAML's aliases make one stand in many places.
+    """
+    known = set() if known is None else known
+    if isinstance(value, str) and (found := re.search("[\0\ud800-\udfff]", value)):
+        what = "a NUL character" if found[0] == "\0" else "half a character (a lone surrogate)"
+        raise BadInput(f"key {where!r} is {shown(value)}, which holds {what}; leave that out")
+    if id(value) in seen or len(seen) > DEEPEST:
+        raise BadInput(f"key {shown(where)} holds itself, or is nested more than {DEEPEST} deep; write it out")
+    if isinstance(value, dict | list) and id(value) not in known:
+        known.add(id(value))
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_unwritable(item, f"{where}.{key}" if where else str(key), (*seen, id(value)), known)
 
 
 def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
@@ -269,7 +279,8 @@ def convert(hint: Any, value: Any, where: str, base: Any = None) -> Any:
         if math.isfinite(value) if isinstance(value, float) else abs(value) < 2**1023:
             return float(value)
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        return value
+        if not isinstance(value, int) or abs(value) < 2**63:
+            return value
     raise BadInput(f"key {where!r} is {shown(value)} ({type(value).__name__}); it must be {in_words(hint)}")
 
 

@@ -102,6 +102,8 @@ def _folder(config: GradeRun) -> Iterator[pathlib.Path]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"out={out} cannot be made ({error.strerror}); give the path of a folder") from None
+    if (out / SAMPLES).is_dir():
+        raise BadInput(f"{out / SAMPLES} is a folder; remove it, or give another out folder")
     with locked(out):
         yield open_run(config, device="none")
 
@@ -129,7 +131,8 @@ def _graded(path: pathlib.Path, rows: Sequence[GivenCompletion]) -> dict[tuple[s
         stored = read_jsonl(path, allow_empty=True)
     for number, found in enumerate(stored, 1):
         key: Any = found.get("id"), found.get("sample")
-        if "extracted" not in found or key not in wanted:
+        is_verdict = isinstance(found.get("correct"), bool) and isinstance(found.get("no_answer"), bool)
+        if "extracted" not in found or not is_verdict or key not in wanted:
             raise BadInput(f"{path}:{number} grades no row of the completions; give another out folder")
         if found.get("digest", _digest_of_own(found, wanted[key])) != wanted[key].digest:
             raise BadInput(

@@ -39,8 +39,17 @@ def run(config: ReportRun) -> pathlib.Path:
       BadInput: a folder without reports, or reports that make no curve.
     """
     found = read_reports(config.reports)
+    try:
+        data, reports, traces = _composed(found, config.traces)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, BadInput):
+            raise
+        files = ", ".join(str(folder / REPORT) for folder, _ in found)
+        raise BadInput(
+            f"one of {files} or its samples is damaged ({error!r}); evaluate again, or leave it out"
+        ) from None
     out = open_run(config, device="none")
-    write_report(out, found, traces=config.traces)
+    _write(out, data, reports, traces)
     return out
 
 
@@ -57,7 +66,7 @@ def read_reports(folders: Sequence[str]) -> list[tuple[pathlib.Path, dict[str, A
             raise BadInput(f"{folder} holds no {REPORT}; give the out folders of finished eval runs")
         for file in files:
             report: Any = None
-            with contextlib.suppress(json.JSONDecodeError):
+            with contextlib.suppress(ValueError, RecursionError):
                 report = json.loads(file.read_text(encoding="utf-8"))
             if not isinstance(report, dict) or report.get("format") != summary.FORMAT:
                 raise BadInput(f"{file} is no JSON of format {summary.FORMAT}; evaluate again with this version")
@@ -79,6 +88,15 @@ def write_report(
     Raises:
       BadInput: reports of different benchmarks, models or questions, or only votes.
     """
+    data, reports, shown = _composed(found, traces)
+    _write(out, data, reports, shown)
+    return data
+
+
+def _composed(
+    found: Sequence[tuple[pathlib.Path, Mapping[str, Any]]], traces: int
+) -> tuple[dict[str, Any], list[Mapping[str, Any]], list[str]]:
+    """The content of `scaling.json`, the reports by their thinking, and the traces to show; nothing is written yet."""
     reports = sorted((report for _, report in found), key=lambda report: report["mean_thinking_tokens"])
     points = summary.points(reports)
     if not any(point.votes == 1 for point in points):
@@ -87,16 +105,21 @@ def write_report(
     described = {"benchmark": first["benchmark"], "model": first["model"], "grader": first["grader"]}
     data = scaling.to_json(points, **described)
     data["findings"] = findings(points, data)
+    shown = list(_traces(found, traces))
+    page.render(data, reports, data["findings"], b"", shown)  # what is damaged in the reports is said before a file is
+    return data, reports, shown
+
+
+def _write(
+    out: pathlib.Path, data: dict[str, Any], reports: Sequence[Mapping[str, Any]], traces: Sequence[str]
+) -> None:
     write_json(out / "scaling.json", data)
     plot.draw(data, out / "scaling.png")
-    text = page.render(
-        data, reports, data["findings"], (out / "scaling.png").read_bytes(), list(_traces(found, traces))
-    )
+    text = page.render(data, reports, data["findings"], (out / "scaling.png").read_bytes(), traces)
     (out / "index.html").write_text(text, encoding="utf-8")
     terminal.show(reports)
     for sentence in data["findings"]:
         print(sentence)
-    return data
 
 
 def _traces(found: Sequence[tuple[pathlib.Path, Mapping[str, Any]]], n: int) -> Iterator[str]:
@@ -121,10 +144,13 @@ def _right_and_wrong(path: pathlib.Path) -> Iterator[Sample]:
     wanted = {True, False}
     if not path.is_file():
         return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            row = json.loads(line)
-            if row["correct"] in wanted:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                raise BadInput(f"{path}:{number} is no JSON; remove that line, or evaluate again") from None
+            if row.get("correct") in wanted:
                 wanted.remove(row["correct"])
                 yield to_completion(row, Sample, f"{path} ")
             if not wanted:

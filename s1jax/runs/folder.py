@@ -16,7 +16,7 @@ from s1jax.config import BadInput, to_dict
 from s1jax.runs import fingerprint
 from s1jax.runs.fingerprint import Content
 
-FORMAT = "s1jax.run/2"
+FORMAT, CONFIG = "s1jax.run/2", "config.yaml"
 PACKAGES = ("s1jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
 
@@ -71,6 +71,8 @@ def open_run(config: Any, *, device: str, contents: Mapping[str, Content] | None
         raise BadInput(f"out={out} is a file; give the path of a folder")
     if receipt.is_file():
         check_run(config, contents)
+        if (out / CONFIG).is_dir():
+            raise BadInput(f"{out / CONFIG} is a folder; remove it, or give another out folder")
     elif out.is_dir() and not all(path.name.startswith((".run.json.", ".lock")) for path in out.iterdir()):
         raise BadInput(f"out={out} holds files but no run.json, so no run to go on with; give a new or an empty folder")
     record = {
@@ -85,7 +87,7 @@ def open_run(config: Any, *, device: str, contents: Mapping[str, Content] | None
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
     }
     records.write_json(receipt, record)  # first: a folder without it is taken for another's
-    (out / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+    (out / CONFIG).write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
     return out
 
 
@@ -101,7 +103,7 @@ def check_run(config: Any, contents: Mapping[str, Content] | None = None) -> Non
         before = json.loads(receipt.read_text(encoding="utf-8"))
         kind, old = before["kind"], before["identity"]
         read = {key: dict(content["files"]) for key, content in before["contents"].items()}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{receipt} cannot be read ({error!r}); give a new out folder") from None
     if kind != type(config).__name__:
         raise BadInput(f"out={out} belongs to a {kind}, not a {type(config).__name__}; give another out folder")

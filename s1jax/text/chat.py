@@ -18,7 +18,13 @@ def read_template(path: str | os.PathLike) -> str:
     file = pathlib.Path(path)
     if not file.is_file():
         raise BadInput(f"chat_template={path} does not exist; give the path of a file with a Jinja template")
-    return file.read_text(encoding="utf-8")
+    try:
+        template = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise BadInput(f"chat_template={path} is not UTF-8 text; give a file with a Jinja template") from None
+    if not template.strip():
+        raise BadInput(f"chat_template={path} is empty, so no message would reach the model; give another")
+    return template
 
 
 def render_template(template: str, messages: Sequence[Message], **names: Any) -> str:
@@ -27,13 +33,12 @@ def render_template(template: str, messages: Sequence[Message], **names: Any) ->
     Raises:
       BadInput: the template is broken or refuses the messages.
     """
-    import jinja2
     from transformers.utils.chat_template_utils import render_jinja_template
 
     conversations = [[dict(message) for message in messages]]
     try:
         rendered, _ = render_jinja_template(conversations, chat_template=template, **names)
-    except (jinja2.TemplateError, ValueError, TypeError) as error:
+    except Exception as error:  # a template is a program of its own: whatever it raises is about it
         raise BadInput(f"the chat template refuses these messages: {error}; change the messages") from None
     return rendered[0]
 

@@ -1,7 +1,9 @@
 """The config of a training run: what a recipe under `configs/` may say."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
 
 from s1jax.config import Count, Positive, Seed, by_content, free
 from s1jax.models.decoder import DecoderConfig
@@ -78,9 +80,9 @@ class TrainRun:
     tokenizer: str = by_content("")
     chat_template: str = by_content("")
     eval_rows: str | tuple[str, ...] = by_content(())
-    epochs: Positive = 5
-    steps: Positive | None = None
-    global_batch: Positive = 16
+    epochs: Annotated[int, Ge(1), Le(10**5)] = 5
+    steps: Annotated[int, Ge(1), Le(10**6)] | None = None
+    global_batch: Annotated[int, Ge(1), Le(2**20)] = 16
     micro_batch: Positive = free(1)
     packing: PackingConfig = PackingConfig()
     loss: LossConfig = LossConfig()
