@@ -9,7 +9,9 @@ import errno
 import importlib
 import os
 import pathlib
+import re
 import signal
+import subprocess
 import sys
 import threading
 import traceback
@@ -188,7 +190,8 @@ def config_of(name: str, fields: Mapping[str, Any]) -> Any:
 
 
 def _with_out(config: Any, recipe: str) -> Any:
-    return config if getattr(config, "out", "given") else dataclasses.replace(config, out=f"runs/{recipe}")
+    is_open = "out" in {field.name for field in dataclasses.fields(config)} and not config.out
+    return dataclasses.replace(config, out=f"runs/{recipe}") if is_open else config
 
 
 def run_verb(name: str, config: Any) -> Any:
@@ -208,9 +211,30 @@ def prepare_environment(path: str | None, platform: str | None = None) -> None:
         if not isinstance(section, dict):
             raise BadInput(f"{path}: env is {section!r}; it must be names and values of environment variables")
         for key, value in section.items():
-            os.environ.setdefault(str(key), str(value))
+            _set(path, key, value)
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "s1jax" / "xla"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+
+
+def _set(path: str, key: Any, value: Any) -> None:
+    """One variable of a recipe's `env`, where it is not set yet. Raises BadInput for one that cannot be."""
+    name, text = str(key), str(value)
+    if not name or "=" in name or "\0" in name + text or isinstance(value, dict | list):
+        raise BadInput(f"{path}: env has {name!r}: {text!r}, which no environment can hold; give a name and a value")
+    if name == "XLA_FLAGS" and name not in os.environ:
+        _refuse_flags(path, text)
+    os.environ.setdefault(name, text)
+
+
+def _refuse_flags(path: str, flags: str) -> None:
+    """Raises BadInput for flags that XLA does not know: it ends the process for them, without a line of ours."""
+    code = "import jax; jax.devices()"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    tried = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        unknown = re.search(r"[Uu]nknown flags? in XLA_FLAGS: *(.*)", tried.stderr)
+        what = f"unknown: {unknown[1].strip()}" if unknown else tried.stderr.strip().rpartition("\n")[2][:200]
+        raise BadInput(f"{path}: env.XLA_FLAGS={flags!r} is refused by XLA ({what}); mend the flags or leave them out")
 
 
 def _overview() -> str:

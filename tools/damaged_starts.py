@@ -105,6 +105,12 @@ def make_world(folder: pathlib.Path) -> None:
         assert cli.main(["eval", *(argument.format(w=folder) for argument in evaluated)]) == 0
 
 
+def plain(verb: str, out: str) -> list[str]:
+    """A valid start of a verb that writes to `out`; `{w}` stands for its world."""
+    given = [argument.replace("{{", "{").replace("}}", "}") for argument in STARTS[verb]]
+    return [*given, f"{'target' if verb == 'convert' else 'out'}={out}"]
+
+
 def configured(verb: str, arguments: list[str]) -> dict[str, Any]:
     """Overrides as a nested mapping."""
     found: dict[str, Any] = {}
@@ -216,9 +222,8 @@ def draw_start(draw: random.Random) -> Start:
     """A valid start with one to three changes."""
     verb = draw.choice(list(STARTS))
     recipe = draw.random() < 0.3
-    given = [] if recipe else [argument.replace("{{", "{").replace("}}", "}") for argument in STARTS[verb]]
     place = draw.choice(["{w}/new", f"{{w}}/done/{verb}" if verb in ("grade", "curate") else "{w}/new"])
-    given.append(f"{'target' if verb == 'convert' else 'out'}={place}")
+    given = plain(verb, place)[-1:] if recipe else plain(verb, place)
     damages, told = [], [verb, *(["from a recipe"] if recipe else [])]
     for _ in range(draw.choice([1, 1, 2, 3])):
         if draw.random() < 0.3:

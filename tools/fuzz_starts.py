@@ -30,7 +30,7 @@ from s1jax import __main__ as cli
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from damaged_starts import STARTS, Start, draw_start, make_world, quiet  # noqa: E402  (a tool, not a package)
+from damaged_starts import STARTS, Start, draw_start, make_world, plain, quiet  # noqa: E402  (a tool, not a package)
 
 SECONDS = 10
 
@@ -166,10 +166,7 @@ def run(
 def _refuse_broken(template: pathlib.Path) -> None:
     """Every start without damage begins."""
     for verb in STARTS:
-        start = Start((verb, *STARTS[verb], f"{'target' if verb == 'convert' else 'out'}={{w}}/new"), (), verb)
-        start = dataclasses.replace(
-            start, arguments=tuple(a.replace("{{", "{").replace("}}", "}") for a in start.arguments)
-        )
+        start = Start((verb, *plain(verb, "{w}/new")), (), verb)
         ended = run_one(start, template, template.with_name("world"))
         assert ended == ("began", None), f"{verb} without damage: {ended}"
         shutil.rmtree(template.with_name("world"))

@@ -68,6 +68,11 @@ def run(config: ConvertRun) -> pathlib.Path:
     target = pathlib.Path(config.target).absolute()
     if "://" in config.target:
         raise BadInput(f"target={config.target} is not a local folder; convert to one and copy it when it is complete")
+    here = pathlib.Path(config.source).expanduser().absolute()
+    if not config.target.strip() or target == here or target in here.parents or here in target.parents:
+        raise BadInput(
+            f"target={config.target!r} is, holds or lies in source={config.source}; give a folder of its own"
+        )
     if (target / RECEIPT).is_file():
         _check_complete(config, target)
         _say(f"{target} is complete")

@@ -18,7 +18,7 @@ from s1jax.eval.summary import REPORT, SAMPLES, Setting
 from s1jax.grading.grade import KINDS
 from s1jax.grading.pool import Grader
 from s1jax.methods.config import ModelRun
-from s1jax.methods.engines import build_engines
+from s1jax.methods.engines import build_engines, check_model
 from s1jax.methods.parts import Parts, run_folder
 from s1jax.methods.progress import ProgressBar
 from s1jax.methods.router import answer_text
@@ -82,6 +82,7 @@ def run(config: EvalRun, session: Session | None = None) -> pathlib.Path:
         raise BadInput(f"limit={config.limit} leaves no question; give at least 1")
     questions = bench.load(config.benchmark_source)[: config.limit]
     settings = settings_of(config)
+    reads_model = session is None
     session = session or Session(config, build_engines)
     jobs = [
         job
@@ -89,6 +90,8 @@ def run(config: EvalRun, session: Session | None = None) -> pathlib.Path:
         for job in _jobs(bench, questions, setting, session, config.seed, config.instruction)
     ]
     session.check(jobs)
+    if reads_model:
+        check_model(config)
     described: dict[str, Any] = {
         "benchmark": bench.name,
         "official_size": bench.size,

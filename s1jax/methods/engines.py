@@ -7,12 +7,17 @@ from typing import Any
 import jax
 
 from s1jax import control as controls
-from s1jax.checkpoint import hf
+from s1jax.checkpoint import folder, hf
 from s1jax.engine.engine import Engine
 from s1jax.methods.config import ModelRun
 from s1jax.methods.parts import share_of
 from s1jax.parallel.mesh import MeshConfig, make_mesh
 from s1jax.text.tokens import Tokenizer
+
+
+def check_model(config: ModelRun) -> None:
+    """Look at the model's files without reading a tensor. Raises BadInput for a checkpoint that cannot be loaded."""
+    hf.open_source(folder.fetch(config.model))
 
 
 def build_engines(config: ModelRun, tokenizer: Tokenizer, asked: Sequence[Any], most_rows: int) -> list[Engine]:

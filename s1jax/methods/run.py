@@ -12,7 +12,7 @@ from s1jax.grading import grade
 from s1jax.grading.pool import Grader
 from s1jax.methods import METHODS, vote
 from s1jax.methods.config import ModelRun
-from s1jax.methods.engines import build_engines
+from s1jax.methods.engines import build_engines, check_model
 from s1jax.methods.parts import Parts, run_folder
 from s1jax.methods.progress import ProgressBar
 from s1jax.methods.prompts import override, override_control, prompt_of, read_prompts
@@ -56,9 +56,12 @@ def run(config: GenerateRun, session: Session | None = None) -> pathlib.Path:
         prompts = read_prompts(config.prompts, config.system)
     else:
         prompts = [prompt_of({"question": config.prompt}, "prompt", config.system)]
+    reads_model = session is None
     session = session or Session(config, build_engines)
     jobs = [_job(prompt, config, session) for prompt in prompts]
     session.check(jobs)
+    if reads_model:
+        check_model(config)
     with run_folder(config, lambda: _asked(config, prompts)) as out:
         is_whole = _complete(config, session, jobs, out)
         if is_whole and METHODS[config.method.kind].joint:

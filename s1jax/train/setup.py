@@ -39,6 +39,8 @@ def check_config(config: TrainRun) -> None:
             raise BadInput(f"{name}={value}; it must be at least 1")
     if config.remat not in REMAT:
         raise BadInput(f"remat={config.remat!r} is not known; use one of {', '.join(REMAT)}")
+    if config.eval_every is not None and not config.eval_rows:
+        raise BadInput(f"eval_every={config.eval_every} has nothing to measure; give eval_rows, or leave it out")
     if config.save.export == "best" and not config.eval_rows:
         raise BadInput("save.export=best needs eval_rows, by whose loss the best is known; set one of the two")
     if config.lora is not None:
