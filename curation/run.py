@@ -20,7 +20,7 @@ from curation.stage import Candidate, Dropped, SayLine, Solver, Teacher, Tools
 from curation.traces import TracesConfig
 from s1jax.config import BadInput, Seed
 from s1jax.records import write_json, write_jsonl
-from s1jax.runs.folder import open_run
+from s1jax.runs.folder import entered
 
 FORMAT = "s1jax.curate/1"
 
@@ -79,8 +79,19 @@ def run(
     pool, passed_over, sources = _pool(config.sources)
     # Each stage sees its config once on nothing, so that what is wrong with it is said before a folder is begun.
     _select((), config, Tools(config.seed, pathlib.Path(), progress=lambda line: None))
-    folder = open_run(config, device="cpu")
-    tools = Tools(config.seed, folder, teacher, solver, progress or _to_stderr)
+    with entered(config, device="cpu") as folder:
+        tools = Tools(config.seed, folder, teacher, solver, progress or _to_stderr)
+        return _curate(config, tools, folder, pool, passed_over, sources)
+
+
+def _curate(
+    config: CurateRun,
+    tools: Tools,
+    folder: pathlib.Path,
+    pool: list[Candidate],
+    passed_over: list[Dropped],
+    sources: list[dict[str, Any]],
+) -> pathlib.Path:
     fingerprint = _remember_pool(folder, pool)
     tools.progress(f"pool: {len(pool)} candidates from {len(config.sources)} sources")
     kept, steps, dropped = _select(pool, config, tools)

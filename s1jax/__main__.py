@@ -21,6 +21,8 @@ from typing import Any
 from s1jax import config as configuration
 from s1jax import help
 from s1jax.config import BadInput
+from s1jax.runs import places
+from s1jax.runs.places import DiskFull
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = f"{_one_line(os.fsdecode(error.filename))} cannot be used" if error.filename else "a file cannot be used"
         print(f"s1jax: {name} ({error.strerror}); give another path, or make room there", file=sys.stderr)
         return 2
+    except DiskFull as error:
+        print(f"s1jax: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("s1jax: interrupted; what was finished is saved, the same command goes on", file=sys.stderr)
         return INTERRUPTED
@@ -191,7 +196,9 @@ def config_of(name: str, fields: Mapping[str, Any]) -> Any:
 
 def _with_out(config: Any, recipe: str) -> Any:
     is_open = "out" in {field.name for field in dataclasses.fields(config)} and not config.out
-    return dataclasses.replace(config, out=f"runs/{recipe}") if is_open else config
+    config = dataclasses.replace(config, out=f"runs/{recipe}") if is_open else config
+    places.place(getattr(config, "out", ""))  # a store of another kind is refused before anything is read
+    return config
 
 
 def run_verb(name: str, config: Any) -> Any:

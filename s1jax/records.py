@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
 from s1jax.config import BadInput, from_dict
+from s1jax.runs.places import fetched, place, room_for, writing
+from s1jax.runs.places import write_json as write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +145,7 @@ def read_jsonl(path: str | os.PathLike, *, allow_empty: bool = False) -> list[di
     Raises:
       BadInput: the file is missing or empty, or a line is not a JSON object (the line number is named).
     """
-    path = pathlib.Path(path)
+    path = fetched(path)
     if not path.is_file():
         raise BadInput(f"file {path} does not exist; give the path of a JSONL file")
     rows = []
@@ -186,8 +188,9 @@ class JsonlWriter:
 
     def write(self, row: Any) -> None:
         """Append a dict or a dataclass and flush it to disk."""
-        self._file.write(json.dumps(_plain(row), ensure_ascii=False) + "\n")
-        _sync(self._file)
+        with room_for(self.path):
+            self._file.write(json.dumps(_plain(row), ensure_ascii=False) + "\n")
+            _sync(self._file)
 
     def close(self) -> None:
         """Close the file; writing afterwards raises ValueError."""
@@ -215,26 +218,10 @@ def _drop_torn_line(path: pathlib.Path) -> None:
 
 def write_jsonl(path: str | os.PathLike, rows: Iterable[Any]) -> None:
     """Write a whole JSONL file so that a reader sees all of it or none: to a neighbour, then renamed."""
-    path = pathlib.Path(path)
-    neighbour = path.with_name(f".{path.name}.{os.getpid()}")
-    neighbour.unlink(missing_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with neighbour.open("w", encoding="utf-8") as file:
+    path = place(path)
+    with writing(path) as file:
         for row in rows:
             file.write(json.dumps(_plain(row), ensure_ascii=False) + "\n")
-        _sync(file)
-    os.replace(neighbour, path)
-
-
-def write_json(path: str | os.PathLike, data: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a part: to a neighbour, then renamed."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    neighbour = path.with_name(f".{path.name}.{os.getpid()}")
-    with neighbour.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-        _sync(file)
-    os.replace(neighbour, path)
 
 
 def _sync(file: IO[str]) -> None:

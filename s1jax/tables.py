@@ -6,6 +6,7 @@ from typing import Any
 
 from s1jax.config import BadInput
 from s1jax.records import read_jsonl
+from s1jax.runs.places import fetched
 
 SUFFIXES = (".jsonl", ".parquet")
 
@@ -28,7 +29,7 @@ def load_rows(source: str | os.PathLike, *, split: str = "train", subset: str | 
     Raises:
       BadInput: nothing of that kind is there, or it is empty or unreadable.
     """
-    path = pathlib.Path(source).expanduser()
+    path = fetched(source).expanduser()
     if path.is_file():
         rows = _read_file(path)
     elif path.is_dir():

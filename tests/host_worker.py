@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from train_cases import RECIPE, TINY, examples
 
-from s1jax.checkpoint import store
+from s1jax.checkpoint import saved, store
 from s1jax.config import BadInput
 from s1jax.models.decoder import Decoder
 from s1jax.parallel import hosts
@@ -61,13 +61,13 @@ def read_rows(mesh):
 
 def save_again(folder, mesh):
     """What another number of processes saved, restored and saved by these."""
-    found = store.newest_intact(folder / "one", print)
-    assert found is not None
     shapes = jax.eval_shape(lambda: initial_state(Decoder(TINY, jax.random.key(0)), RECIPE))
     shardings = state_shardings(shapes, mesh, RECIPE)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    found = saved.resume(folder / "one", lambda checkpoint: abstract, print)
+    assert found is not None
     writer = store.Store(folder / "several", keep=1)
-    writer.save(found.step, store.restore(found, abstract))
+    writer.save(found[0].step, found[1])
     writer.close()
 
 

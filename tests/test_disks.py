@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from disk_cases import Disk
 
-from s1jax.checkpoint import folder, store
+from s1jax.checkpoint import folder, saved, store
 from s1jax.records import JsonlWriter, write_json, write_jsonl
 from s1jax.train import loop
 from s1jax.train.log import Log, MetricsFile
@@ -92,7 +92,10 @@ def test_metrics_are_on_disk_before_the_checkpoint_that_knows_of_them(tmp_path, 
     log = Log(file, [], None)
     log.write({"step": 1, "loss": 2.0}, seconds_left=None)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 2.0}\n', "it outlives the process at once"
-    parts = types.SimpleNamespace(log=log, store=types.SimpleNamespace(save=save), validation=[])
+    pace = loop.Pace(None, None, None)
+    parts = types.SimpleNamespace(
+        log=log, store=types.SimpleNamespace(save=save), validation=[], pace=pace, out=tmp_path
+    )
     loop._validate_and_save(parts, State("base"), 1, is_save=True)  # type: ignore[arg-type]
     assert order == [("save", 1, None, None)], "the base of adapters is not saved"
     loop._validate_and_save(parts, State("base"), 2, is_save=False)  # type: ignore[arg-type]
@@ -104,8 +107,8 @@ def test_metrics_are_on_disk_before_the_checkpoint_that_knows_of_them(tmp_path, 
 
 def test_a_manifest_is_written_last_and_then_the_old_ones_go(tmp_path, disk, monkeypatch):
     hashed = []
-    digest = store._hash
-    monkeypatch.setattr(store, "_hash", lambda path: hashed.append(len(disk.events)) or digest(path))
+    digest = store.hash_file
+    monkeypatch.setattr(store, "hash_file", lambda path: hashed.append(len(disk.events)) or digest(path))
     writer = store.Store(tmp_path, keep=1)
     for step in (1, 2):
         writer.save(step, {"x": jnp.arange(8)})
@@ -123,13 +126,13 @@ def test_one_save_is_under_way_at_a_time(tmp_path, monkeypatch):
     gate, begun, saves = threading.Event(), threading.Event(), []
     finish, save_async = store.Store._finish, store.ocp.save_async
 
-    def slowly(self, response, target, step, loss):
+    def slowly(self, *arguments):
         begun.set()
         assert gate.wait(60)
-        finish(self, response, target, step, loss)
+        finish(self, *arguments)
 
     def noted(path, state):
-        saves.append([checkpoint.step for checkpoint in store.saved(tmp_path)])
+        saves.append([checkpoint.step for checkpoint in saved.saved(tmp_path)])
         return save_async(path, state)
 
     monkeypatch.setattr(store.Store, "_finish", slowly)
@@ -144,4 +147,4 @@ def test_one_save_is_under_way_at_a_time(tmp_path, monkeypatch):
     gate.set()
     second.join(60)
     writer.close()
-    assert saves == [[], [1]] and [checkpoint.step for checkpoint in store.saved(tmp_path)] == [1, 2]
+    assert saves == [[], [1]] and [checkpoint.step for checkpoint in saved.saved(tmp_path)] == [1, 2]

@@ -13,6 +13,7 @@ from s1jax import records, tables
 from s1jax.config import BadInput
 from s1jax.grading.grade import KINDS
 from s1jax.records import Question
+from s1jax.runs import places
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -66,7 +67,7 @@ class Benchmark:
         return tuple(records.unique(questions, where))
 
     def _rows(self, where: str) -> Iterable[Mapping[str, Any]]:
-        path = pathlib.Path(where).expanduser()
+        path = places.fetched(where).expanduser()
         if path.is_dir() and (path / self.file).is_file():
             path = path / self.file
         if path.suffix == ".csv" and path.is_file():

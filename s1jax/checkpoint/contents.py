@@ -5,7 +5,7 @@ import pathlib
 from s1jax import hub
 from s1jax.checkpoint import orbax, training
 from s1jax.checkpoint.folder import fetch
-from s1jax.runs import fingerprint
+from s1jax.runs import fingerprint, places
 from s1jax.runs.fingerprint import Content
 from s1jax.text import token_backend
 
@@ -21,7 +21,7 @@ def of_model(source: str) -> Content:
     folder = fetch(source)
     paths = [folder / name for name in BESIDE if (folder / name).is_file()]
     if training.is_one(folder):
-        paths.append(folder / training.store.MANIFEST)  # which has the hash of every other file
+        paths.append(folder / training.saved.MANIFEST)  # which has the hash of every other file
     elif orbax.is_one(folder):
         paths += [folder / orbax.MANIFEST, *_below(folder / orbax.ARRAYS)]
     else:
@@ -31,7 +31,7 @@ def of_model(source: str) -> Content:
 
 def of_tokenizer(source: str, key: str = "tokenizer") -> Content:
     """Vocabulary, chat template and EOS tokens. `key`: of the config, named in errors. Raises BadInput."""
-    folder = hub.fetch(source, token_backend.FETCHED, key)
+    folder = hub.fetch(places.fetched(source), token_backend.FETCHED, key)
     paths = [folder / name for name in token_backend.FETCHED if (folder / name).is_file()]
     return fingerprint.of_files(source, paths, folder)
 
@@ -44,7 +44,7 @@ def of_texts(model: str, tokenizer: str, template: str) -> dict[str, Content]:
 
 def of_file(source: str) -> Content:
     """One file. Raises BadInput when it cannot be read."""
-    return fingerprint.of_files(source, [pathlib.Path(source).expanduser()])
+    return fingerprint.of_files(source, [places.fetched(source).expanduser()])
 
 
 def _below(folder: pathlib.Path) -> list[pathlib.Path]:

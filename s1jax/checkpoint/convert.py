@@ -25,8 +25,10 @@ from s1jax.checkpoint.folder import carry, close_partial, config_json, fetch, op
 from s1jax.checkpoint.hf import FILE_BYTES, open_source
 from s1jax.config import BadInput, Positive, by_content, free, to_dict
 from s1jax.records import write_json
-from s1jax.runs import fingerprint
+from s1jax.runs import fingerprint, places
 from s1jax.runs.folder import check_run, open_run
+from s1jax.runs.lock import locked
+from s1jax.runs.mirror import mirrored
 
 RECEIPT = "run.json"
 SMALL_BYTES = 64 * 2**20
@@ -65,14 +67,25 @@ def run(config: ConvertRun) -> pathlib.Path:
     """
     if config.file_bytes < 1:
         raise BadInput(f"file_bytes={config.file_bytes}; it must be at least 1")
-    target = pathlib.Path(config.target).absolute()
-    if "://" in config.target:
-        raise BadInput(f"target={config.target} is not a local folder; convert to one and copy it when it is complete")
-    here = pathlib.Path(config.source).expanduser().absolute()
-    if not config.target.strip() or target == here or target in here.parents or here in target.parents:
+    _refuse_own_source(config)
+    target = places.absolute(places.place(config.target))
+    with locked(target, beside=True):
+        if not places.is_remote(target):
+            return _converted(config, target)
+        with mirrored(target) as local:  # its config.json and run.json come last
+            _converted(config, local)
+        return target
+
+
+def _refuse_own_source(config: ConvertRun) -> None:
+    target, source = (pathlib.Path(path).expanduser().absolute() for path in (config.target, config.source))
+    if not config.target.strip() or target == source or target in source.parents or source in target.parents:
         raise BadInput(
             f"target={config.target!r} is, holds or lies in source={config.source}; give a folder of its own"
         )
+
+
+def _converted(config: ConvertRun, target: pathlib.Path) -> pathlib.Path:
     if (target / RECEIPT).is_file():
         _check_complete(config, target)
         _say(f"{target} is complete")

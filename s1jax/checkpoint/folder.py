@@ -14,6 +14,7 @@ from s1jax import hub
 from s1jax.config import BadInput
 from s1jax.models import FAMILIES, config_from_hf
 from s1jax.models.config import DecoderConfig
+from s1jax.runs import places
 from s1jax.text import token_backend
 
 CARRIED = (*token_backend.TOKENIZER_FILES, "generation_config.json")
@@ -44,7 +45,7 @@ def read_config_json(folder: pathlib.Path) -> dict[str, Any]:
 
 def fetch(source: str | os.PathLike) -> pathlib.Path:
     """The folder of a checkpoint, or of a hub id whose files are fetched. Raises BadInput when it is neither."""
-    return hub.fetch(source, ["*.safetensors", "*.json", *CARRIED], "model")
+    return hub.fetch(places.fetched(source), ["*.safetensors", "*.json", *CARRIED], "model")
 
 
 def open_partial(target: pathlib.Path, *, replace: bool) -> pathlib.Path:

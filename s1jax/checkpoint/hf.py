@@ -27,6 +27,7 @@ from s1jax.models import FAMILIES
 from s1jax.models.config import DecoderConfig
 from s1jax.models.decoder import Decoder, Model, Unstacked, named
 from s1jax.records import write_json
+from s1jax.runs import places
 from s1jax.text import token_backend
 from s1jax.text.tokens import Tokenizer
 
@@ -171,7 +172,7 @@ def _write_beside(
     if isinstance(tokenizer_source, Tokenizer):
         source = tokenizer_source.folder
     elif tokenizer_source is not None:
-        source = hub.fetch(tokenizer_source, token_backend.FETCHED, "tokenizer")
+        source = hub.fetch(places.fetched(tokenizer_source), token_backend.FETCHED, "tokenizer")
     carry(source, folder)
     if isinstance(tokenizer_source, Tokenizer):
         tokenizer_source.save(folder)

@@ -1,105 +1,45 @@
-"""Training checkpoints: a whole pytree at a step, written by Orbax in the background, with a hash of every file.
+"""Training checkpoints as they are written: a whole pytree at a step, by Orbax in the background, with hashes.
 
-    ROOT/00000040/arrays/...       Orbax, one or more hosts
-    ROOT/00000040/manifest.json    written last: a checkpoint without it is not one
+    ROOT/00000040/arrays/...        Orbax, one or more hosts
+    ROOT/00000040/parts/1.json      of several hosts, what number 1 has written and hashed; gone when all have
+    ROOT/00000040/manifest.json     written last: a checkpoint without it is not one
 
-Knows nothing of models or optimizers; a state is any pytree of arrays.
+Each process hashes the files that it wrote. Nothing waits for a hash but the manifest and `Store.wait`, after which a
+checkpoint is whole in every process or in none. Knows nothing of models or optimizers; a state is any pytree of arrays.
 """
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import json
-import pathlib
-import shutil
+import re
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from s1jax.checkpoint.fingerprint import fingerprints
+from s1jax.checkpoint.saved import ARRAYS, FORMAT, MANIFEST, Saved, digest, hash_file, saved, superseded
 from s1jax.config import BadInput
+from s1jax.parallel import hosts
 from s1jax.records import write_json
+from s1jax.runs import places
+from s1jax.runs.places import DiskFull
 
-FORMAT = "s1jax.checkpoint/1"
-ARRAYS, MANIFEST = "arrays", "manifest.json"
+PARTS = "parts"
+POLL_SECONDS = 0.2
+WAIT_SECONDS = 3600
 
 
 @dataclasses.dataclass(frozen=True)
-class Saved:
-    """A complete checkpoint: its step, folder, validation loss (None if none was taken) and hashes by file."""
+class UnderWay:
+    """A save that has begun; `done` holds its end."""
 
     step: int
-    folder: pathlib.Path
-    loss: float | None
-    files: dict[str, tuple[int, str]]
-
-
-class Damaged(Exception):
-    """A checkpoint is not what was written; the message says what is wrong with which file."""
-
-
-def saved(root: pathlib.Path) -> list[Saved]:
-    """The checkpoints of a run that have a readable manifest, oldest first. Their files are not read."""
-    found = []
-    for folder in _folders(root):
-        try:
-            found.append(read_manifest(folder))
-        except Damaged:
-            continue
-    return found
-
-
-def _folders(root: pathlib.Path) -> list[pathlib.Path]:
-    if not root.is_dir():
-        return []
-    return sorted(path for path in root.iterdir() if path.is_dir() and path.name.isdigit())
-
-
-def read_manifest(folder: pathlib.Path) -> Saved:
-    """What a checkpoint's manifest says. Raises Damaged when it is missing, unreadable or altered."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise Damaged(f"{MANIFEST} is missing (the run ended while it was written)")
-    try:
-        data = json.loads(path.read_bytes())
-        digest = data.pop("sha256")
-        files = {name: (int(size), str(sha)) for name, (size, sha) in data["files"].items()}
-        found = Saved(int(data["step"]), folder, data["loss"], files)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{MANIFEST} cannot be read ({type(error).__name__})") from None
-    if digest != _digest(data):
-        raise Damaged(f"{MANIFEST} is not what was written (its hash differs)")
-    return found
-
-
-def verify(checkpoint: Saved) -> None:
-    """Read every file of a checkpoint against its manifest. Raises Damaged, naming the first file that differs."""
-
-    def check(item: tuple[str, tuple[int, str]]) -> str | None:
-        name, (size, sha) = item
-        path = checkpoint.folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes, {size} were written"
-        return None if _hash(path) == sha else f"{name} is not what was written (its hash differs)"
-
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        for wrong in pool.map(check, sorted(checkpoint.files.items())):
-            if wrong:
-                raise Damaged(wrong)
-
-
-def _hash(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(data: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    folder: Any
+    done: concurrent.futures.Future[None]
 
 
 class Store:
@@ -108,105 +48,208 @@ class Store:
     Args:
       root: folder of the checkpoints.
       keep: how many of the newest stay; the one with the best validation loss stays too.
+      wait_seconds: how long one process waits for another's part of a save.
+      goes_on: a full disk is said, and the save is given up; otherwise it is raised.
+      say: prints a line, from whichever process calls it.
     """
 
-    def __init__(self, root: pathlib.Path, keep: int) -> None:
+    def __init__(
+        self,
+        root: Any,
+        keep: int,
+        *,
+        wait_seconds: float = WAIT_SECONDS,
+        goes_on: bool = False,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
         if keep < 1:
             raise BadInput(f"save.keep={keep}; at least 1 checkpoint must stay")
-        self._root = root.absolute()
-        self._keep = keep
-        self._pool = concurrent.futures.ThreadPoolExecutor(1)
-        self._pending: list[concurrent.futures.Future[None]] = []
+        self._root = places.absolute(root)
+        self._keep, self._wait_seconds, self._goes_on, self._say = keep, wait_seconds, goes_on, say
+        self._under_way: UnderWay | None = None
+        self._is_said = False
 
     def save(self, step: int, state: Any, loss: float | None = None) -> None:
         """Begin to save. When it returns, the arrays are on the host and may be donated.
 
-        On several hosts all call it. An error of an earlier save is raised here or in `wait`.
+        On several hosts all call it. What an earlier save raised is raised here, in `check` or in `wait`.
         """
         self.wait()
         folder = self._root / f"{step:08d}"
-        if jax.process_index() == 0 and folder.exists():
-            shutil.rmtree(folder)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"checkpoint {step}")
-        context = ocp.Context()
-        context.array.saving.use_compression = False
-        with context:
-            response = ocp.save_async(str(folder / ARRAYS), state)
-        self._pending.append(self._pool.submit(self._finish, response, folder, step, loss))
-
-    def _finish(self, response: ocp.AsyncResponse, folder: pathlib.Path, step: int, loss: float | None) -> None:
-        response.result()
-        if jax.process_index() != 0:
+        self._is_said = False
+        self._under_way = UnderWay(step, folder, concurrent.futures.Future())
+        try:
+            hosts.of_first(lambda: _prepare(folder))
+            arrays = fingerprints(state)
+            context = ocp.Context()
+            context.array.saving.use_compression = False
+            context.asynchronous.timeout_secs = int(self._wait_seconds)
+            with context:
+                response = ocp.save_async(str(folder / ARRAYS), state)
+        except Exception as error:  # raised, or passed over, where every process knows of it
+            self._under_way.done.set_exception(error)
             return
-        names = sorted(path.relative_to(folder).as_posix() for path in (folder / ARRAYS).rglob("*") if path.is_file())
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            hashes = pool.map(_hash, [folder / name for name in names])
-        files = {name: [(folder / name).stat().st_size, sha] for name, sha in zip(names, hashes, strict=True)}
-        data = {"format": FORMAT, "step": step, "loss": loss, "files": files}
-        write_json(folder / MANIFEST, {**data, "sha256": _digest(data)})
+        # A daemon: what waits for a process that is gone must not keep this one.
+        arguments = (self._under_way, response, loss, arrays)
+        threading.Thread(target=self._run, args=arguments, daemon=True, name=f"save of step {step}").start()
+
+    def _run(self, under_way: UnderWay, *arguments: Any) -> None:
+        try:
+            self._finish(under_way, *arguments)
+        except BaseException as error:
+            _give_up(under_way.folder)
+            under_way.done.set_exception(error)
+        else:
+            under_way.done.set_result(None)
+
+    def _finish(
+        self, under_way: UnderWay, response: ocp.AsyncResponse, loss: float | None, arrays: dict[str, str]
+    ) -> None:
+        response.result()
+        folder = under_way.folder
+        files = _hashes(folder)
+        if jax.process_count() > 1:
+            write_json(folder / PARTS / f"{jax.process_index()}.json", files)
+            if jax.process_index() > 0:
+                return
+            files = self._all_parts(folder)
+        data = {"format": FORMAT, "step": under_way.step, "loss": loss, "arrays": arrays, "files": files}
+        write_json(folder / MANIFEST, {**data, "sha256": digest(data)})
+        if jax.process_count() > 1:
+            places.remove(folder / PARTS)
         for old in superseded(saved(self._root), self._keep):
-            shutil.rmtree(old.folder)
+            places.remove(old.folder)
+
+    def _all_parts(self, folder: Any) -> dict[str, list[Any]]:
+        """What all processes have written, once they have."""
+        end, files = time.monotonic() + self._wait_seconds, {}
+        for process in range(jax.process_count()):
+            while (part := _part(folder, process)) == {}:
+                if time.monotonic() > end:
+                    raise TimeoutError(f"process {process} has not hashed its files after {self._wait_seconds} s")
+                time.sleep(POLL_SECONDS)
+            if part is None:
+                raise RuntimeError(f"process {process} could not write its part")
+            files |= part
+        return dict(sorted(files.items()))
+
+    def check(self) -> bool:
+        """Whether nothing has gone wrong so far in this process.
+
+        A failure is raised here by one process alone. Of several it is said here, and raised in all of them by `wait`,
+        which they must call at the same step; False asks for that.
+        """
+        if self._under_way is None or not self._under_way.done.done():
+            return True
+        error = self._under_way.done.exception()
+        if error is None:
+            return True
+        if jax.process_count() == 1:
+            self.wait()
+        elif not self._is_said:
+            self._is_said = True
+            self._say(_described(self._under_way.step, error))
+        return self._goes_on and places.is_full(error)
 
     def newest(self) -> Saved | None:
         """The newest complete checkpoint."""
         return next(reversed(saved(self._root)), None)
 
-    def wait(self) -> None:
-        """Until nothing is under way. Raises what the save raised."""
-        while self._pending:
-            self._pending.pop().result()
+    def wait(self) -> bool:
+        """Until the save that is under way is whole, in every process. Raises what it raised in any of them.
+
+        Returns: whether it is; not when it was given up (`goes_on`).
+
+        Raises:
+          DiskFull: there was no room; what was saved before is as it was.
+        """
+        if self._under_way is None:
+            return True
+        under_way, self._under_way = self._under_way, None
+        error = self._ended(under_way)
+        mine = None if error is None else (places.is_full(error), _described(under_way.step, error))
+        failures = [tuple(failure) for failure in hosts.gather(mine) if failure]
+        if not failures:
+            return True
+        if jax.process_index() == 0:
+            places.remove(under_way.folder)
+        is_full, reason = max(failures)  # a full disk says more than that another process failed
+        if is_full and self._goes_on:
+            if not self._is_said and jax.process_index() == 0:
+                self._say(f"{reason}; training goes on without this checkpoint")
+            return False
+        if is_full:
+            raise hosts.agreed(DiskFull(f"{reason}; what was saved before is as it was"))
+        if error is not None and jax.process_count() == 1:
+            raise error
+        raise hosts.agreed(RuntimeError(reason))
+
+    def _ended(self, under_way: UnderWay) -> BaseException | None:
+        """What the save raised here. It is not waited for once another process has given up its part."""
+        while True:
+            try:
+                return under_way.done.exception(POLL_SECONDS if jax.process_count() > 1 else None)
+            except TimeoutError:
+                for process in range(jax.process_count()):
+                    if _part(under_way.folder, process) is None and not under_way.done.done():
+                        return RuntimeError(f"process {process} could not write its part")
 
     def close(self) -> None:
-        """Wait and stop the thread."""
-        try:
-            self.wait()
-        finally:
-            self._pool.shutdown()
+        """Wait."""
+        self.wait()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """Wait; after an error only for this process's part, since the others may be gone."""
+        if error is None:
+            self.close()
+        elif self._under_way is not None:
+            self._under_way.done.exception()
 
 
-def superseded(checkpoints: list[Saved], keep: int) -> list[Saved]:
-    """Those that are neither among the newest `keep` nor the best by validation loss (the earliest of equals)."""
-    measured = [checkpoint for checkpoint in checkpoints if checkpoint.loss is not None]
-    best = min(measured, key=lambda checkpoint: (checkpoint.loss, checkpoint.step), default=None)
-    stay = {checkpoint.step for checkpoint in checkpoints[-keep:]} | ({best.step} if best else set())
-    return [checkpoint for checkpoint in checkpoints if checkpoint.step not in stay]
+def _prepare(folder: Any) -> None:
+    """Nothing of an earlier save, and of several hosts a part for each, as a sign that it has not given up."""
+    places.remove(folder)
+    for process in range(jax.process_count() if jax.process_count() > 1 else 0):
+        write_json(folder / PARTS / f"{process}.json", {})
 
 
-def newest_intact(root: pathlib.Path, say: Callable[[str], None]) -> Saved | None:
-    """The newest checkpoint whose every file is as written; None where there is none at all.
+def _part(folder: Any, process: int) -> dict[str, list[Any]] | None:
+    """The files of a process; empty while it writes them, None where it has given up."""
+    try:
+        return json.loads((folder / PARTS / f"{process}.json").read_bytes())
+    except FileNotFoundError:
+        # The first process takes the parts away when the manifest is there.
+        return {} if (folder / MANIFEST).is_file() else None
 
-    Damaged ones are named in one line each and moved aside. On several hosts all get the first one's answer.
 
-    Raises:
-      BadInput: there are checkpoints, and all are damaged.
+def _give_up(folder: Any) -> None:
+    """Tell the others, by taking something away: on a full disk nothing can be written."""
+    if jax.process_count() > 1:
+        places.remove(folder / PARTS / f"{jax.process_index()}.json")
+
+
+def _hashes(folder: Any) -> dict[str, list[Any]]:
+    """Size and hash of the files that this process wrote: `{name: [bytes, SHA-256]}`.
+
+    Orbax names what is a process's after it; all else the first one wrote.
     """
-    chosen = _choose(root, say) if jax.process_index() == 0 else None
-    if jax.process_count() == 1:
-        return chosen
-    step = int(multihost_utils.broadcast_one_to_all(np.int64(-1 if chosen is None else chosen.step)))
-    return None if step < 0 else read_manifest(root / f"{step:08d}")
+    paths = {str(path)[len(str(folder)) + 1 :]: path for path in places.files(folder / ARRAYS)}
+    names = sorted(name for name in paths if _writer(name) == jax.process_index())
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        hashes = pool.map(hash_file, [paths[name] for name in names])
+    return {name: [places.size(paths[name]), sha] for name, sha in zip(names, hashes, strict=True)}
 
 
-def _choose(root: pathlib.Path, say: Callable[[str], None]) -> Saved | None:
-    is_any_complete = False
-    for folder in reversed(_folders(root)):
-        try:
-            checkpoint = read_manifest(folder)
-            verify(checkpoint)
-        except Damaged as wrong:
-            is_any_complete = is_any_complete or (folder / MANIFEST).exists()
-            aside = folder.with_name(f"{folder.name}.damaged")
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
-            say(f"checkpoint {int(folder.name)} is passed over: {wrong}; it is now {aside.name}")
-        else:
-            return checkpoint
-    if is_any_complete:
-        raise BadInput(f"every checkpoint in {root} is damaged; remove the folder to begin anew")
-    return None
+def _writer(name: str) -> int:
+    found = re.search(r"/(?:ocdbt\.)?process_(\d+)(?:/|$)", name)
+    return int(found[1]) if found else 0
 
 
-def restore(checkpoint: Saved, abstract: Any) -> Any:
-    """The state of a checkpoint, placed as `abstract` (`jax.ShapeDtypeStruct` with shardings), bit by bit as saved."""
-    return ocp.load(str(checkpoint.folder.absolute() / ARRAYS), abstract)
+def _described(step: int, error: BaseException) -> str:
+    reason = " ".join(str(error).split())[:200]
+    if places.is_full(error):
+        return f"the disk is full: the checkpoint of step {step} could not be written ({reason})"
+    return f"the checkpoint of step {step} could not be written ({type(error).__name__}: {reason})"

@@ -14,7 +14,7 @@ import numpy as np
 import tensorstore
 import yaml
 
-from s1jax.checkpoint import layout, store
+from s1jax.checkpoint import layout, saved
 from s1jax.checkpoint.entry import Entry, Slices, Source
 from s1jax.checkpoint.folder import fetch, read_config
 from s1jax.checkpoint.hf import open_source
@@ -25,7 +25,7 @@ from s1jax.models.lora import LoraConfig
 
 def is_one(folder: pathlib.Path) -> bool:
     """Whether `folder` holds a training checkpoint."""
-    return (folder / store.MANIFEST).is_file() and (folder / store.ARRAYS).is_dir()
+    return (folder / saved.MANIFEST).is_file() and (folder / saved.ARRAYS).is_dir()
 
 
 def scan(folder: pathlib.Path) -> Source:
@@ -35,8 +35,8 @@ def scan(folder: pathlib.Path) -> Source:
       BadInput: the checkpoint is damaged, the run's config.yaml is missing or names no model, or the two differ.
     """
     try:
-        store.verify(store.read_manifest(folder))
-    except store.Damaged as wrong:
+        saved.verify(saved.read_manifest(folder))
+    except saved.Damaged as wrong:
         raise BadInput(f"{folder} is damaged: {wrong}; convert another checkpoint of the run") from None
     run = _run_config(folder)
     given = run.get("model")
@@ -97,7 +97,7 @@ def _run_config(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _open(folder: pathlib.Path, name: str) -> Any:
-    state = (folder / store.ARRAYS / "state").absolute()
+    state = (folder / saved.ARRAYS / "state").absolute()
     place = {"driver": "ocdbt", "base": f"file://{state}/", "path": f"model.{name}/"}
     try:
         return tensorstore.open({"driver": "zarr3", "kvstore": place}, read=True).result()

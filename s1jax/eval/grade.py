@@ -6,11 +6,10 @@ tokenizer), `gold`, and where they matter `kind` and `sample`; other fields are 
 """
 
 import collections
-import contextlib
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from s1jax.benchmarks import BENCHMARKS, benchmark
@@ -22,8 +21,8 @@ from s1jax.grading import compat
 from s1jax.grading.grade import KINDS
 from s1jax.grading.pool import Grader
 from s1jax.records import JsonlWriter, read_jsonl, write_json
-from s1jax.runs.folder import open_run
-from s1jax.runs.lock import locked
+from s1jax.runs import places
+from s1jax.runs.folder import entered
 from s1jax.text.tokens import Tokenizer
 
 SAMPLES, REPORT = "samples.jsonl", "report.json"
@@ -74,7 +73,9 @@ def run(config: GradeRun) -> pathlib.Path:
         tokenizer=None if config.tokenizer is None else Tokenizer.load(config.tokenizer),
         thinking_end=config.thinking_end,
     )
-    with _folder(config) as out, Grader(config.processes) as grader:
+    if (places.place(config.out) / SAMPLES).is_dir():
+        raise BadInput(f"{config.out}/{SAMPLES} is a folder; remove it, or give another out folder")
+    with entered(config, device="none") as out, Grader(config.processes) as grader:
         done = _graded(out / SAMPLES, rows)
         missing = [row for row in rows if (row.id, row.sample) not in done]
         with JsonlWriter(out / SAMPLES) as writer:
@@ -92,27 +93,11 @@ def run(config: GradeRun) -> pathlib.Path:
     return out
 
 
-@contextlib.contextmanager
-def _folder(config: GradeRun) -> Iterator[pathlib.Path]:
-    """The run's folder, locked before anything else in it is touched."""
-    out = pathlib.Path(config.out)
-    if out.exists() and not out.is_dir():
-        raise BadInput(f"out={out} is a file; give the path of a folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"out={out} cannot be made ({error.strerror}); give the path of a folder") from None
-    if (out / SAMPLES).is_dir():
-        raise BadInput(f"{out / SAMPLES} is a folder; remove it, or give another out folder")
-    with locked(out):
-        yield open_run(config, device="none")
-
-
 def _benchmark(config: GradeRun) -> Benchmark:
     name = str(config.benchmark)
     if name in BENCHMARKS:
         return BENCHMARKS[name]
-    if not pathlib.Path(name).exists():
+    if not places.fetched(name).exists():
         raise BadInput(f"benchmark={name!r} is neither a file nor one of {', '.join(BENCHMARKS)}")
     return benchmark.local(name, config.kind)
 

@@ -13,7 +13,8 @@ from s1jax.eval import page, plot, scaling, summary, terminal
 from s1jax.eval.findings import findings
 from s1jax.eval.summary import REPORT, SAMPLES
 from s1jax.records import Sample, to_completion, write_json
-from s1jax.runs.folder import open_run
+from s1jax.runs import places
+from s1jax.runs.folder import entered
 from s1jax.text.tokens import Tokenizer
 
 
@@ -48,8 +49,8 @@ def run(config: ReportRun) -> pathlib.Path:
         raise BadInput(
             f"one of {files} or its samples is damaged ({error!r}); evaluate again, or leave it out"
         ) from None
-    out = open_run(config, device="none")
-    _write(out, data, reports, traces)
+    with entered(config, device="none") as out:
+        _write(out, data, reports, traces)
     return out
 
 
@@ -60,7 +61,7 @@ def read_reports(folders: Sequence[str]) -> list[tuple[pathlib.Path, dict[str, A
       BadInput: a folder without one, or one that is none.
     """
     found = []
-    for folder in map(pathlib.Path, folders):
+    for folder in map(places.fetched, folders):
         files = sorted(folder.rglob(REPORT))
         if not files:
             raise BadInput(f"{folder} holds no {REPORT}; give the out folders of finished eval runs")

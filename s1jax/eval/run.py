@@ -27,6 +27,7 @@ from s1jax.methods.stored import by_job, prompts_of, stored
 from s1jax.methods.task import Ask, Job
 from s1jax.methods.vote import VoteConfig
 from s1jax.records import Completion, Question, Sample, write_json
+from s1jax.runs import places
 from s1jax.runs.fingerprint import Content, of_value
 from s1jax.runs.folder import contents_of
 
@@ -121,7 +122,7 @@ def find_benchmark(name: str, grader: str | None = None) -> Benchmark:
         if bench.private and grader not in (None, bench.kind):
             raise BadInput(f"grader={grader!r} would write texts of {name}, whose authors ask for none; leave it out")
         return dataclasses.replace(bench, kind=grader or bench.kind)
-    if not pathlib.Path(name).exists():
+    if not places.fetched(name).exists():
         raise BadInput(f"benchmark={name!r} is neither a file nor one of {', '.join(BENCHMARKS)}")
     return benchmark.local(name, grader)
 

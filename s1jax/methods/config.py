@@ -10,6 +10,7 @@ from s1jax.control.budget.config import BudgetConfig
 from s1jax.engine.config import EngineConfig
 from s1jax.engine.sampling import SamplingConfig
 from s1jax.methods.single import SingleConfig
+from s1jax.parallel.hosts import HostsConfig
 from s1jax.parallel.mesh import MeshConfig
 
 
@@ -29,6 +30,7 @@ class ModelRun:
       dtype: of the computation.
       engine: how the device is used.
       mesh: `mesh.tensor` devices hold one copy of the model, `mesh.data` copies run.
+      hosts: how long the processes of the run wait for each other.
       out: where everything is written.
     """
 
@@ -44,3 +46,4 @@ class ModelRun:
     sampling: SamplingConfig = SamplingConfig()
     engine: EngineConfig = free(EngineConfig())
     mesh: MeshConfig = free(MeshConfig(fsdp=1))
+    hosts: HostsConfig = free(HostsConfig())

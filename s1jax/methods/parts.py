@@ -19,16 +19,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
 from s1jax.checkpoint import contents
 from s1jax.config import BadInput, to_dict
 from s1jax.parallel import hosts
+from s1jax.parallel.folder import opened
 from s1jax.parallel.mesh import MeshConfig
 from s1jax.records import JsonlWriter
+from s1jax.runs import places
 from s1jax.runs.fingerprint import Content
-from s1jax.runs.folder import identity, open_run
-from s1jax.runs.lock import locked
+from s1jax.runs.folder import identity
 
 Key = tuple[str, int]
 POLL_SECONDS = 0.5
@@ -85,16 +85,22 @@ def run_folder(config: Any, read: Callable[[], Mapping[str, Content]] = dict) ->
     Raises:
       BadInput: it belongs to another run or is in use, or the processes were started with different configs.
     """
-    with contextlib.ExitStack() as stack:
-        hosts.agree({**identity(config), "mesh": to_dict(config.mesh)})
-        if jax.process_index() == 0:
-            texts = contents.of_texts(config.model, config.tokenizer or "", config.chat_template or "")
-            found = {"model": contents.of_model(config.model), **texts, **read()}
-            stack.enter_context(locked(open_run(config, device=device_name(), contents=found)))
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("run folder")
-        stack.enter_context(hosts.leaving_at_once())  # the first process would wait for rows that nobody writes
-        yield pathlib.Path(config.out)
+    if places.is_remote(config.out) and jax.process_count() > 1:
+        raise hosts.agreed(
+            BadInput(
+                f"out={config.out}: the {jax.process_count()} processes of a generate or eval share a folder, "
+                "which gs:// is not; start one process, or give a disk that all hosts share"
+            )
+        )
+    hosts.agree({**identity(config), "mesh": to_dict(config.mesh)})
+
+    def found() -> dict[str, Content]:
+        texts = contents.of_texts(config.model, config.tokenizer or "", config.chat_template or "")
+        return {"model": contents.of_model(config.model), **texts, **read()}
+
+    # An error ends a process at once: the first one would wait for rows that nobody writes.
+    with opened(config, device=device_name(), contents=found) as out, hosts.leaving_at_once():
+        yield out
 
 
 def device_name() -> str:

@@ -53,7 +53,7 @@ class Session:
         Raises:
           BadInput: a mesh that cannot be, no tokenizer there, or no such template file.
         """
-        hosts.start()
+        hosts.start(config.hosts)
         self.share = share or share_of(config.mesh)
         template = None if config.chat_template is None else read_template(config.chat_template)
         source, key = (config.tokenizer, "tokenizer") if config.tokenizer else (config.model, "model")

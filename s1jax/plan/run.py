@@ -21,7 +21,7 @@ from s1jax.plan.sizes import decoder_config
 from s1jax.plan.topology import GIB, Topology
 from s1jax.plan.train import plan_train, steps_of
 from s1jax.records import write_json
-from s1jax.runs.folder import open_run
+from s1jax.runs.folder import entered
 from s1jax.train.config import TrainRun
 from s1jax.train.data import DataConfig
 from s1jax.train.flops import train_flops
@@ -68,8 +68,9 @@ def run(config: PlanRun) -> pathlib.Path:
         plan, where = make_plan(config)
         record = describe(plan, where, config)
         text = lines(plan, where, record)
-    out = open_run(config, device=f"{len(where.devices)} x {where.devices[0].device_kind}, none of them used")
-    write_json(out / "plan.json", record)
+    device = f"{len(where.devices)} x {where.devices[0].device_kind}, none of them used"
+    with entered(config, device=device) as out:
+        write_json(out / "plan.json", record)
     print(text)
     return out
 

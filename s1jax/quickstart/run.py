@@ -38,7 +38,7 @@ from s1jax.parallel.mesh import MeshConfig
 from s1jax.quickstart import task
 from s1jax.quickstart.tokenizer import train_tokenizer
 from s1jax.records import write_json, write_jsonl
-from s1jax.runs.folder import open_run
+from s1jax.runs.folder import entered
 from s1jax.train.data import DataConfig
 from s1jax.train.loss import LossConfig
 from s1jax.train.optimizer import OptimizerConfig
@@ -98,7 +98,11 @@ def run(config: QuickstartRun) -> pathlib.Path:
 
     Returns: `out/report`.
     """
-    out = open_run(config, device="cpu")
+    with entered(config, device="cpu") as out:
+        return _stages(config, out)
+
+
+def _stages(config: QuickstartRun, out: pathlib.Path) -> pathlib.Path:
     stages = Stages(6)
     with stages.stage("questions and tokenizer"):
         _prepare(config, out)

@@ -1,20 +1,23 @@
 """The folder of a run: the config it was made from, which must be the same when the run goes on."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import yaml
 
 from s1jax import records
 from s1jax.config import BadInput, to_dict
-from s1jax.runs import fingerprint
+from s1jax.runs import fingerprint, places
 from s1jax.runs.fingerprint import Content
+from s1jax.runs.lock import locked
+from s1jax.runs.mirror import mirrored
 
 FORMAT, CONFIG = "s1jax.run/2", "config.yaml"
 PACKAGES = ("s1jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
@@ -51,13 +54,38 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def open_run(config: Any, *, device: str, contents: Mapping[str, Content] | None = None) -> pathlib.Path:
+@contextlib.contextmanager
+def entered(
+    config: Any, *, device: str, contents: Callable[[], Mapping[str, Content]] = dict
+) -> Iterator[pathlib.Path]:
+    """`open_run` under the folder's lock, which is held until the context ends: whoever is refused has changed nothing.
+
+    Raises:
+      BadInput: another process is in the folder, or it belongs to another run.
+    """
+    out = places.place(config.out)
+    with locked(out):
+        if not places.is_remote(out):
+            yield open_run(config, device=device, contents=contents())
+            return
+        with mirrored(out) as local:
+            yield open_run(config, device=device, contents=contents(), folder=local)
+
+
+def open_run(
+    config: Any,
+    *,
+    device: str,
+    contents: Mapping[str, Content] | None = None,
+    folder: pathlib.Path | None = None,
+) -> pathlib.Path:
     """Make or enter the run folder `config.out` and leave the resolved config, versions, device and seed in it.
 
     Args:
       config: a frozen dataclass with a field `out`.
       device: what the run computes on, in words.
       contents: by key, what the run reads.
+      folder: where `config.out` is mirrored.
 
     Returns: the folder.
 
@@ -65,7 +93,7 @@ def open_run(config: Any, *, device: str, contents: Mapping[str, Content] | None
       BadInput: the folder belongs to a run whose identity keys differ, or that was made from other contents. Nothing in
         it is touched.
     """
-    out = pathlib.Path(config.out)
+    out = places.place(config.out) if folder is None else folder
     receipt = out / "run.json"
     if out.exists() and not out.is_dir():
         raise BadInput(f"out={out} is a file; give the path of a folder")

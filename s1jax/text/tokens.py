@@ -16,7 +16,7 @@ import tokenizers
 
 from s1jax import hub
 from s1jax.config import BadInput
-from s1jax.records import write_json
+from s1jax.runs.places import fetched, write_json
 from s1jax.text.chat import Marks, mark_messages, pattern_of, render_template
 from s1jax.text.token_backend import (
     EOS_FILES,
@@ -126,7 +126,7 @@ class Tokenizer:
         Raises:
           BadInput: no such folder or hub id, or no tokenizer in it.
         """
-        folder = hub.fetch(source, FETCHED, key)
+        folder = hub.fetch(fetched(source), FETCHED, key)
         settings = read_settings(folder)
         backend = read_backend(folder, settings)
         named = [read_object(folder / name).get("eos_token_id") for name in EOS_FILES]

@@ -8,6 +8,7 @@ from annotated_types import Ge, Le
 from s1jax.config import Count, Positive, Seed, by_content, free
 from s1jax.models.decoder import DecoderConfig
 from s1jax.models.lora import LoraConfig
+from s1jax.parallel.hosts import HostsConfig
 from s1jax.parallel.mesh import MeshConfig
 from s1jax.train.data import DataConfig
 from s1jax.train.log import LogConfig
@@ -36,12 +37,18 @@ class SaveConfig:
       keep: how many of the newest stay. The best by validation loss stays too.
       export: which model goes to `hf/`: that of the last step, or the best by validation loss.
       dtype: type of the tensors in `hf/`.
+      final_moments: the last step's checkpoint holds the optimizer's state too, which nothing needs but a comparison.
+      full_disk: `stop` ends the run with all earlier checkpoints intact; `go_on` trains on without that checkpoint.
+      wait_seconds: how long the processes of a run wait for each other's part of a checkpoint.
     """
 
     every: Positive | None = 100
     keep: Positive = 2
     export: Literal["last", "best"] = "last"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    final_moments: bool = True
+    full_disk: Literal["stop", "go_on"] = "stop"
+    wait_seconds: int = 3600
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,6 +79,7 @@ class TrainRun:
       log: what a run says while it works.
       eval_every: steps between two validations; one is made before each save in any case.
       profile_steps: first step to trace and how many.
+      hosts: how long the processes of the run wait for each other.
       out: folder of the run; by default `runs/` and the name of the recipe.
     """
 
@@ -98,4 +106,5 @@ class TrainRun:
     log: LogConfig = free(LogConfig())
     eval_every: Positive | None = free(None)
     profile_steps: tuple[Count, Positive] | None = free(None)
+    hosts: HostsConfig = free(HostsConfig())
     out: str = ""

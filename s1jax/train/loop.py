@@ -17,6 +17,8 @@ from s1jax.checkpoint.store import Store
 from s1jax.models.decoder import DecoderConfig
 from s1jax.models.lora import LoraConfig
 from s1jax.records import JsonlWriter
+from s1jax.runs import mirror
+from s1jax.runs.places import DiskFull
 from s1jax.train.flops import train_flops
 from s1jax.train.log import Log
 from s1jax.train.plan import HostBatch, Plan, prefetched
@@ -31,11 +33,13 @@ class Pace:
     Attributes:
       save, validate: every so many steps; both are done at the end, and validation before each save.
       profile: first step to trace and how many.
+      final_moments: the last save holds the optimizer's state.
     """
 
     save: int | None
     validate: int | None
     profile: tuple[int, int] | None
+    final_moments: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +114,7 @@ def train(loop: Loop, state: TrainState, start: int) -> TrainState:
 
     Raises:
       FloatingPointError: loss or gradient is not finite; the step, the rows and the last checkpoint are named.
+      DiskFull: a checkpoint could not be written; those before it are intact.
       KeyboardInterrupt, SystemExit: a signal came; everything is saved.
     """
     clock = Clock()
@@ -124,6 +129,8 @@ def train(loop: Loop, state: TrainState, start: int) -> TrainState:
                 _report(loop, before, clock)
             before = now
             is_last = number == loop.plan.steps
+            if not loop.store.check():
+                loop.stop.ask()
             is_asked = loop.stop.is_asked(number)
             if is_last or is_asked or _is_due(number, loop.pace.save) or _is_due(number, loop.pace.validate):
                 _report(loop, now, clock)
@@ -131,7 +138,8 @@ def train(loop: Loop, state: TrainState, start: int) -> TrainState:
                 _validate_and_save(loop, state, number, is_save=is_last or is_asked or _is_due(number, loop.pace.save))
                 clock.skip()
         if is_asked and not is_last:
-            loop.store.wait()
+            if not loop.store.wait():
+                raise DiskFull(f"stopped after step {number}, which is not saved; free space and start it again")
             loop.say(f"stopped after step {number}, saved; the same command goes on from there")
             loop.stop.leave()
     loop.store.wait()
@@ -189,8 +197,11 @@ def _validate_and_save(loop: Loop, state: TrainState, number: int, *, is_save: b
             file.write({"step": number, "loss": loss})
         loop.say(f"step {number}: validation loss {loss:.4f}")
     if is_save:
-        loop.log.sync()  # a checkpoint never knows of a step that metrics.jsonl lacks
-        loop.store.save(number, dataclasses.replace(state, base=None), loss)
+        loop.log.sync()
+        mirror.flush(loop.out)  # a checkpoint never knows of a step that metrics.jsonl lacks
+        is_whole = loop.pace.final_moments or number < loop.plan.steps
+        kept = dataclasses.replace(state, base=None)
+        loop.store.save(number, kept if is_whole else dataclasses.replace(kept, optimizer=None), loss)
 
 
 def validate(loop: Loop, state: TrainState) -> float:

@@ -12,15 +12,19 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+import sys
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from s1jax.checkpoint import hf, lora, store
+from s1jax.checkpoint import hf, lora, saved, store
+from s1jax.config import BadInput
 from s1jax.models.decoder import Decoder, count
 from s1jax.parallel import hosts
+from s1jax.parallel.folder import opened
 from s1jax.parallel.mesh import make_mesh
+from s1jax.runs import places
 from s1jax.text.tokens import Tokenizer
 from s1jax.train import data
 from s1jax.train.config import RandomModel as RandomModel
@@ -32,9 +36,10 @@ from s1jax.train.loop import Loop, Pace, train
 from s1jax.train.setup import (
     check_config,
     check_positions,
+    contents_of,
+    describe_devices,
     load_tokenizer,
     model_config,
-    open_out,
     plan_run,
     plan_validation,
     recipe_of,
@@ -68,7 +73,12 @@ def run(config: TrainRun, *, progress: Callable[[Record], None] | None = None) -
       FloatingPointError: loss or gradient became infinite or NaN.
     """
     check_config(config)
-    hosts.start()
+    hosts.start(config.hosts)
+    with hosts.leaving_at_once(), contextlib.ExitStack() as stack:
+        return _train(config, progress, stack)
+
+
+def _train(config: TrainRun, progress: Callable[[Record], None] | None, stack: contextlib.ExitStack) -> pathlib.Path:
     mesh = make_mesh(config.mesh)
     tokenizer = load_tokenizer(config)
     model = model_config(config, tokenizer)
@@ -79,16 +89,17 @@ def run(config: TrainRun, *, progress: Callable[[Record], None] | None = None) -
     validation = plan_validation(config, held_out, plan, mesh)
     check_positions(model, examples)
     recipe = recipe_of(config, model, plan, validation, mesh)
-    out = open_out(config, mesh, examples, held_out)
+    device = describe_devices(mesh)
+    out = stack.enter_context(opened(config, device=device, contents=lambda: contents_of(config, examples, held_out)))
     shapes = jax.eval_shape(lambda: initial_state(Decoder(model, jax.random.key(0)), recipe))
     shardings = state_shardings(shapes, mesh, recipe)
     of_adapters = "" if shapes.base is None else f", of which adapters of {count(shapes.model):,} are trained"
     say(f"model of {count(shapes.base or shapes.model):,} parameters{of_adapters}; {examples.describe()}")
     say(plan.describe())
-    state, start = _state(config, out, recipe, shapes, shardings)
+    state, start = _state(config, recipe, shapes, shardings)
     log = open_log(config.log, out, step=start, steps=plan.steps, progress=progress, quiet=jax.process_index() != 0)
-    checkpoints = store.Store(out / "checkpoints", config.save.keep)
-    with contextlib.closing(log), contextlib.closing(checkpoints), listening() as stop, hosts.leaving_at_once():
+    checkpoints = _store(config)
+    with contextlib.closing(log), checkpoints, listening() as stop, hosts.leaving_at_once():
         loop = Loop(
             model=model,
             lora=config.lora,
@@ -101,7 +112,7 @@ def run(config: TrainRun, *, progress: Callable[[Record], None] | None = None) -
             store=checkpoints,
             log=log,
             stop=stop,
-            pace=Pace(config.save.every, config.eval_every if validation else None, config.profile_steps),
+            pace=_pace(config, has_validation=bool(validation)),
             out=out,
             peak=peak_flops(mesh.devices.flat),
             say=say,
@@ -109,21 +120,39 @@ def run(config: TrainRun, *, progress: Callable[[Record], None] | None = None) -
         state = train(loop, state, start)
     folder = out / "hf"
     if start < plan.steps or not folder.exists():
-        _export(config, _exported(config, out, state, shapes, shardings), recipe, tokenizer)
-    return folder
+        state = dataclasses.replace(state, optimizer=None)
+        if config.save.export == "best":
+            state = dataclasses.replace(state, model=None)  # what is restored takes its place
+            state = _best(config, shapes, shardings, state.base)
+        _export(config, out, state, recipe, tokenizer)
+    return places.place(config.out) / "hf"
 
 
-def _state(
-    config: TrainRun, out: pathlib.Path, recipe: Recipe, shapes: TrainState, shardings: TrainState
-) -> tuple[TrainState, int]:
+def _store(config: TrainRun) -> store.Store:
+    save = config.save
+    return store.Store(
+        places.place(config.out) / "checkpoints",
+        save.keep,
+        wait_seconds=save.wait_seconds,
+        goes_on=save.full_disk == "go_on",
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+
+def _pace(config: TrainRun, *, has_validation: bool) -> Pace:
+    validate = config.eval_every if has_validation else None
+    return Pace(config.save.every, validate, config.profile_steps, config.save.final_moments)
+
+
+def _state(config: TrainRun, recipe: Recipe, shapes: TrainState, shardings: TrainState) -> tuple[TrainState, int]:
     """The newest intact checkpoint, or step 0, and the step it stands at."""
-    found = store.newest_intact(out / "checkpoints", say)
-    if found is not None:
-        say(f"going on from the checkpoint of step {found.step}")
-        if config.lora is None:
-            return _restore(found, shapes, shardings), found.step
-    start = _first(config, recipe, shardings)
-    return (start, 0) if found is None else (_restore(found, shapes, shardings, start.base), found.step)
+    found = saved.resume(places.place(config.out) / "checkpoints", functools.partial(_abstract, shapes, shardings), say)
+    if found is None:
+        return _first(config, recipe, shardings), 0
+    checkpoint, state = found
+    say(f"going on from the checkpoint of step {checkpoint.step}")
+    base = None if config.lora is None else _first(config, recipe, shardings).base
+    return dataclasses.replace(state, base=base), checkpoint.step
 
 
 def _first(config: TrainRun, recipe: Recipe, shardings: TrainState) -> TrainState:
@@ -138,28 +167,33 @@ def _first(config: TrainRun, recipe: Recipe, shardings: TrainState) -> TrainStat
     return begin(model)
 
 
-def _restore(found: store.Saved, shapes: TrainState, shardings: TrainState, base: Decoder | None = None) -> TrainState:
-    """The state of a checkpoint; `base` is not in it."""
-    shapes, shardings = (dataclasses.replace(tree, base=None) for tree in (shapes, shardings))
-    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-    return dataclasses.replace(store.restore(found, abstract), base=base)
+def _abstract(shapes: TrainState, shardings: TrainState, checkpoint: saved.Saved) -> TrainState:
+    """What is to be restored: never the base of adapters, and the moments only where the checkpoint has them."""
+    has_moments = not checkpoint.arrays or any(name.startswith("optimizer/") for name in checkpoint.arrays)
+    without: dict[str, None] = {"base": None} if has_moments else {"base": None, "optimizer": None}
+    shapes, shardings = (dataclasses.replace(tree, **without) for tree in (shapes, shardings))
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def _exported(
-    config: TrainRun, out: pathlib.Path, state: TrainState, shapes: TrainState, shardings: TrainState
-) -> TrainState:
-    """The state that `save.export` asks for."""
-    if config.save.export == "last":
-        return state
-    measured = [found for found in store.saved(out / "checkpoints") if found.loss is not None]
+def _best(config: TrainRun, shapes: TrainState, shardings: TrainState, base: Decoder | None) -> TrainState:
+    """The model of the checkpoint with the lowest validation loss.
+
+    Raises:
+      BadInput: it is damaged.
+    """
+    measured = [found for found in saved.saved(places.place(config.out) / "checkpoints") if found.loss is not None]
     best = min(measured, key=lambda found: (found.loss, found.step))
     say(f"exporting the checkpoint of step {best.step}, validation loss {best.loss:.4f}")
-    return _restore(best, shapes, shardings, state.base)
+    try:
+        parts = _abstract(shapes, shardings, best)
+        state = saved.restore(best, {"step": parts.step, "model": parts.model}, in_part=True)
+    except saved.Damaged as wrong:
+        raise BadInput(f"{best.folder}, the best by validation, is damaged ({wrong}); set save.export=last") from None
+    return TrainState(state["step"], state["model"], None, base)
 
 
-def _export(config: TrainRun, state: TrainState, recipe: Recipe, tokenizer: Tokenizer) -> None:
+def _export(config: TrainRun, out: pathlib.Path, state: TrainState, recipe: Recipe, tokenizer: Tokenizer) -> None:
     """Write `hf/`, and `adapter/` where adapters were trained."""
-    out = pathlib.Path(config.out)
     if recipe.lora is not None and state.base is not None:
         base = config.model if isinstance(config.model, str) else ""
         lora.save(state.model, state.base.config, recipe.lora, out / "adapter", base=base, replace=True)  # pyright: ignore

@@ -4,13 +4,11 @@ but to ask what it is, so everything that is wrong with the input is found befor
 
 import importlib.metadata
 import math
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from s1jax.checkpoint import contents
@@ -19,7 +17,6 @@ from s1jax.config import BadInput, to_dict
 from s1jax.models import FAMILIES, attention, lora
 from s1jax.models.decoder import DecoderConfig
 from s1jax.runs.fingerprint import Content
-from s1jax.runs.folder import open_run
 from s1jax.text.chat import read_template
 from s1jax.text.tokens import Tokenizer
 from s1jax.train import log
@@ -137,15 +134,6 @@ def shared_facts(config: TrainRun, examples: Examples) -> dict[str, Any]:
     """What every process of a run must have alike: all of its config, versions, and the rows as tokens."""
     versions = {name: importlib.metadata.version(name) for name in ("s1jax", "jax")}
     return {**to_dict(config), **versions, "rows": examples.digest}
-
-
-def open_out(config: TrainRun, mesh: Mesh, examples: Examples, held_out: Examples | None) -> pathlib.Path:
-    """The run's folder, made and checked by the first host. Raises BadInput when it belongs to another run."""
-    if jax.process_index() == 0:
-        open_run(config, device=describe_devices(mesh), contents=contents_of(config, examples, held_out))
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("run folder")
-    return pathlib.Path(config.out)
 
 
 def contents_of(config: TrainRun, examples: Examples, held_out: Examples | None) -> dict[str, Content]:

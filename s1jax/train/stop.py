@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C ask a run to stop after its step; a second Ctrl-C does not wait."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,12 +18,19 @@ class Stop:
 
     def __init__(self) -> None:
         self._signals: list[int] = []
+        self._is_told = False
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """The handler."""
         if number == signal.SIGINT and signal.SIGINT in self._signals:
             raise KeyboardInterrupt
         self._signals.append(number)
+
+    def ask(self) -> None:
+        """Stop as on SIGTERM. Of several hosts one may call it, and all stop after the same step."""
+        if not self._is_told:
+            self._is_told = True
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def is_asked(self, step: int) -> bool:
         """Whether to stop after `step`. On several hosts all answer alike (the preemption service decides the step)."""

@@ -143,7 +143,7 @@ def test_what_the_run_leaves(original, converted, capsys):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"target": "gs://bucket/model"}, "is not a local folder"),
+        ({"target": "s3://bucket/model"}, "s3://bucket/model: paths are local or gs://, s3:// is neither; mount"),
         ({"file_bytes": 0}, "file_bytes=0; it must be at least 1"),
         ({"source": "nobody/nothing"}, "neither a folder nor a hub id"),
     ],

@@ -96,7 +96,7 @@ def test_the_holder_leaves_between_open_and_lock(tmp_path, monkeypatch, newcomer
         lockf(number, flags)
 
     monkeypatch.setattr(lock.fcntl, "lockf", leaves_first)
-    number = lock._open(path)
+    number = lock._open(path, tmp_path)
     assert os.fstat(number).st_ino == path.stat().st_ino, "it is the file that has the name"
     os.close(number)
     assert set(os.listdir("/proc/self/fd")) == before, "the one that was nobody's is closed"

@@ -11,6 +11,7 @@ import pytest
 from train_cases import RECIPE, TINY
 
 from s1jax.config import BadInput
+from s1jax.parallel import folder
 from s1jax.parallel.mesh import MeshConfig, make_mesh
 from s1jax.text.render import Row
 from s1jax.train import log as logs
@@ -130,17 +131,15 @@ def test_hosts_must_have_config_versions_and_rows_alike():
 
 
 def test_the_first_host_opens_the_folder_and_the_others_wait(monkeypatch, tmp_path):
-    done = []
-    monkeypatch.setattr(setup, "open_run", lambda config, *, device, contents: done.append("opened"))
-    monkeypatch.setattr(setup.multihost_utils, "sync_global_devices", lambda name: done.append("met"))
-    monkeypatch.setattr(setup, "contents_of", lambda *_: {})
-    mesh, config = make_mesh(MeshConfig()), dataclasses.replace(CONFIG, out=str(tmp_path / "o"))
-    examples = Examples((row("a", 5),), 0, 0)
-    for index, count, expected in ((0, 1, ["opened"]), (0, 2, ["opened", "met"]), (1, 2, ["met"])):
-        done.clear()
-        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-        monkeypatch.setattr(jax, "process_count", lambda count=count: count)
-        assert setup.open_out(config, mesh, examples, None) == tmp_path / "o" and done == expected
+    """They enter when it has opened the folder, or has said why not, and it holds the lock until it leaves."""
+    config = dataclasses.replace(CONFIG, out=str(tmp_path / "o"))
+    with folder.opened(config, device="two") as out:
+        assert out == tmp_path / "o" and (out / ".lock").is_file() and (out / "run.json").is_file()
+    assert not (out / ".lock").exists()
+    monkeypatch.setattr(folder.hosts, "of_first", lambda make: str(tmp_path / "theirs"))
+    monkeypatch.setattr(folder, "_check_shared", lambda out: None)
+    with folder.opened(dataclasses.replace(CONFIG, out=str(tmp_path / "theirs")), device="two") as out:
+        assert out == tmp_path / "theirs" and not out.exists()
 
 
 def test_the_first_host_speaks(monkeypatch, capsys):

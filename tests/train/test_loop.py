@@ -54,7 +54,7 @@ class World:
             rows_at_once=2,
             sharding=None,  # type: ignore[arg-type]
             validation=(),
-            store=types.SimpleNamespace(save=self.save, wait=lambda: self.events.append("wait"), newest=lambda: None),
+            store=types.SimpleNamespace(save=self.save, wait=self.wait, check=self.check, newest=lambda: None),
             log=types.SimpleNamespace(write=self.write, sync=lambda: self.events.append("sync")),
             stop=types.SimpleNamespace(is_asked=self.is_asked, leave=self.leave),
             pace=Pace(**{"save": None, "validate": None, "profile": None, **pace}),
@@ -87,6 +87,13 @@ class World:
     def save(self, step, state, loss):
         self.now += 50.0
         self.events.append(("save", step, state.base, loss))
+
+    def wait(self):
+        self.events.append("wait")
+        return True
+
+    def check(self):
+        return True
 
     def write(self, record, *, seconds_left):
         self.records.append({**record, "left": seconds_left})

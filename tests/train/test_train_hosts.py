@@ -5,18 +5,18 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
-from test_store import abstract, assert_bits
+from host_cases import environments
+from store_cases import abstract, assert_bits
 from train_cases import RECIPE, TINY
 from train_run_cases import make_world, metrics, run_config, start, steps_written, wait_until
 
-from s1jax.checkpoint import store
+from s1jax.checkpoint import saved, store
 from s1jax.models.decoder import Decoder
 from s1jax.parallel.mesh import MeshConfig, make_mesh
 from s1jax.train.packing import PackingConfig
@@ -25,16 +25,6 @@ from s1jax.train.step import initial_state, state_shardings
 
 STEPS = 16
 WORKER = pathlib.Path(__file__).parent.parent / "host_worker.py"
-
-
-def environments(count):
-    """The environment of each of `count` processes that share eight devices."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = os.environ["XLA_FLAGS"].replace("count=8", f"count={8 // count}")
-    names = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count), "XLA_FLAGS": flags}
-    return [{**names, "JAX_PROCESS_ID": str(index)} for index in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +81,9 @@ def test_one_run_on_four_two_and_four_hosts(config, world):
     assert "going on from the checkpoint of step" in said[0]
     ours, theirs = np.array(metrics(config.out)), np.array(metrics(world / "undisturbed"))
     np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)
-    newest = store.newest_intact(pathlib.Path(config.out) / "checkpoints", pytest.fail)
-    assert newest is not None and newest.step == STEPS
+    newest = saved.saved(pathlib.Path(config.out) / "checkpoints")[-1]
+    saved.verify(newest)
+    assert newest.step == STEPS
 
 
 def test_what_each_of_four_hosts_reads_writes_and_agrees_to(tmp_path):
@@ -127,9 +118,10 @@ def test_what_each_of_four_hosts_reads_writes_and_agrees_to(tmp_path):
         assert len(everything) == len(set(everything)) == 8, "eight examples a step, each read by one host"
 
     # what four hosts restored from the file of one and wrote again, each its part
-    found = store.newest_intact(tmp_path / "several", pytest.fail)
-    assert found is not None and found.step == 7
-    assert_bits(store.restore(found, abstract(state)), state)
+    (found,) = saved.saved(tmp_path / "several")
+    saved.verify(found)  # each process hashed what it wrote
+    assert found.step == 7
+    assert_bits(saved.restore(found, abstract(state)), state)
     sizes = [
         sum(path.stat().st_size for path in (found.folder / "arrays" / "state" / f"ocdbt.process_{index}").rglob("*"))
         for index in range(4)

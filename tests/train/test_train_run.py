@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 from train_run_cases import RUN_STEPS, SIZES, make_world, metrics, run_config, stopping
 
-from s1jax.checkpoint import hf, store
+from s1jax.checkpoint import hf, saved
 from s1jax.checkpoint.folder import read_config
 from s1jax.config import BadInput
 from s1jax.models.decoder import Decoder, named
@@ -53,7 +53,7 @@ def test_a_run_learns_and_leaves_what_it_says(config, undisturbed):
     out = pathlib.Path(config.out)
     rows, _ = undisturbed
     assert len(rows) == RUN_STEPS and rows[0][3] == 0.0 and rows[-1][1] < rows[0][1] - 1
-    assert [c.step for c in store.saved(out / "checkpoints")] == [21, 24]
+    assert [c.step for c in saved.saved(out / "checkpoints")] == [21, 24]
     validation = [json.loads(row) for row in (out / "validation.jsonl").read_text().splitlines()]
     assert [row["step"] for row in validation] == [7, 14, 21, 24]
     assert read_config(out / "hf") == SIZES and (out / "hf" / "tokenizer.json").is_file()
@@ -119,7 +119,7 @@ def test_a_damaged_newest_checkpoint_costs_only_steps(config, undisturbed, world
     config = dataclasses.replace(config, out=str(world / "damaged"))
     with pytest.raises(SystemExit):
         run(config, progress=stopping(signal.SIGTERM, 18))
-    newest = store.saved(pathlib.Path(config.out) / "checkpoints")[-1]
+    newest = saved.saved(pathlib.Path(config.out) / "checkpoints")[-1]
     next((newest.folder / "arrays").rglob("manifest.ocdbt")).unlink()
     run(config)
     said = capfd.readouterr().err
@@ -145,7 +145,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, world):
     with pytest.raises(FloatingPointError, match=r"step \d+: loss is .*; nothing of it is saved") as error:
         run(wild)
     assert "Rows of the step: rows" in str(error.value) and "there is no checkpoint yet" in str(error.value)
-    assert store.saved(pathlib.Path(out) / "checkpoints") == []
+    assert saved.saved(pathlib.Path(out) / "checkpoints") == []
 
 
 def test_the_best_by_validation_is_exported(config, world):
@@ -156,11 +156,11 @@ def test_the_best_by_validation_is_exported(config, world):
     assert list((out / "profile").rglob("*.xplane.pb"))
     losses = [json.loads(row)["loss"] for row in (out / "validation.jsonl").read_text().splitlines()]
     assert min(losses) < losses[-1], "the last step is the best, so the export shows nothing"
-    by_loss = {checkpoint.loss: checkpoint for checkpoint in store.saved(out / "checkpoints")}
+    by_loss = {checkpoint.loss: checkpoint for checkpoint in saved.saved(out / "checkpoints")}
     recipe = Recipe(wild, config.loss, 6, "float32", "none")
     shapes = jax.eval_shape(lambda: initial_state(Decoder(SIZES, jax.random.key(0)), recipe))
     device = SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
-    kept = named(store.restore(by_loss[min(losses)], abstract).model)
+    kept = named(saved.restore(by_loss[min(losses)], abstract).model)
     for name, x in tensors(out).items():
         np.testing.assert_array_equal(x, kept[name], err_msg=name)

@@ -7,10 +7,11 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=8
 #SBATCH --time=04:00:00
-#SBATCH --signal=TERM@300
+#SBATCH --signal=TERM@900
 #SBATCH --requeue
 
-# SIGTERM comes 300 s before the limit: the run saves and exits 75, and is queued again until it is done.
+# SIGTERM comes 900 s before the limit: the run ends its step, writes 393 GB (32B, float32 masters and moments; `s1jax plan`
+# says the bytes of another recipe) at 1 GB/s a host, reads them once for their hashes, exits 75 and is queued again.
 srun --kill-on-bad-exit=1 .venv/bin/s1jax train "$@"
 code=$?
 [ "$code" -eq 75 ] && scontrol requeue "$SLURM_JOB_ID"
