@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import pathlib
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -148,3 +151,33 @@ def test_the_receipt_comes_first_and_says_what_ran(tmp_path, monkeypatch):
         (tmp_path / "c" / name).write_text("x")
     with pytest.raises(BadInput, match="holds files but no run.json"):
         folder.open_run(Whole(str(tmp_path / "c")), device="cpu")
+
+
+def test_who_is_refused_by_the_lock_has_changed_nothing(tmp_path):
+    """Another process is in the folder; the same run, started again with another free key, rewrites no file there."""
+    first = Outer(out=str(tmp_path / "run"))
+    folder.open_run(first, device="cpu")
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "run").iterdir()}
+    code = (
+        "import sys\nfrom s1jax.runs.lock import locked\nwith locked(sys.argv[1]):\n    print(flush=True)\n    input()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "\n"
+        with pytest.raises(BadInput, match=f"is in use by process {holder.pid}"):
+            with folder.entered(dataclasses.replace(first, log_every=99), device="cpu"):
+                pytest.fail("two are in it")
+        found = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "run").iterdir()}
+        assert {name: found[name] for name in before} == before
+        holder.communicate("\n")
+
+
+def test_every_verb_enters_its_folder_by_the_lock():
+    """`open_run` alone stands in no verb but convert, whose folder has no name until it is whole."""
+    from s1jax.__main__ import VERBS
+
+    doors = ("entered(", "opened(", "run_folder(", "locked(target, beside=True)")
+    for name, verb in VERBS.items():
+        text = pathlib.Path(f"{verb.module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        assert any(door in text for door in doors), f"{name} opens its folder without a lock"
+        assert "open_run(" not in text or name == "convert", name
