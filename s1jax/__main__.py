@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         with _ended_by_sigterm():
             return _dispatch(arguments[0], arguments[1:])
-    except BadInput as error:
+    except (BadInput, DiskFull) as error:
         print(f"s1jax: {_one_line(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -128,9 +128,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = f"{_one_line(os.fsdecode(error.filename))} cannot be used" if error.filename else "a file cannot be used"
         print(f"s1jax: {name} ({error.strerror}); give another path, or make room there", file=sys.stderr)
         return 2
-    except DiskFull as error:
-        print(f"s1jax: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("s1jax: interrupted; what was finished is saved, the same command goes on", file=sys.stderr)
         return INTERRUPTED

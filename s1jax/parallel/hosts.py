@@ -198,7 +198,7 @@ def leaving_at_once() -> Iterator[None]:
         sys.stderr.flush()
         if jax.process_index() == 0:
             time.sleep(LINGER_SECONDS)
-        os._exit(2 if isinstance(error, BadInput) else 1)
+        os._exit(2 if is_plain else 1)
 
 
 def agreed(error: Exception) -> Exception:
