@@ -116,7 +116,7 @@ def forward(
     *,
     dtype: jnp.dtype | type = jnp.float32,
     remat: Callable[[Callable], Callable] | None = None,
-    unroll: bool = False,
+    scan: Callable[..., tuple[jax.Array, Any]] = jax.lax.scan,
 ) -> tuple[jax.Array, Any]:
     """Hidden states `[B, T, D]` after the final norm, and the new attention state.
 
@@ -129,7 +129,7 @@ def forward(
       state: a pytree with leading L for a stacked model, a sequence of L states for an unstacked one, or None.
       dtype: compute type; parameters are cast where they are used.
       remat: wraps the function of one layer, such as `jax.checkpoint` with a policy.
-      unroll: compile stacked layers one after another: for few small ones, a scan's copies cost more than its program.
+      scan: runs stacked layers, as `jax.lax.scan` does.
     """
     config = model.config
     with jax.named_scope("embed"):
@@ -141,7 +141,7 @@ def forward(
 
     layer = layer if remat is None else remat(layer)
     if isinstance(model.blocks, Block):
-        x_BTD, state = jax.lax.scan(layer, x_BTD, (model.blocks, state), unroll=unroll)
+        x_BTD, state = scan(layer, x_BTD, (model.blocks, state))
     else:
         states = []
         for block, inner in zip(model.blocks, state or [None] * config.L, strict=True):

@@ -93,14 +93,13 @@ def _batch(mesh: Mesh, micro_batches: int, rows: int, length: int) -> Batch:
 def known_parts(state: TrainState, batch: Batch) -> dict[str, int]:
     """Bytes of what is there before the step begins, and of the gradients, which all exist before the first is used.
 
-    Gradients are clipped by their common norm, so the optimizer cannot take one while the next is computed. With
-    several micro-batches there are those of the last one and the sum.
+    Gradients are clipped by their common norm, so the optimizer cannot take one while the next is computed. Several
+    micro-batches add to one tree.
     """
     parts: dict[str, Any] = {"parameters": state.model, "optimizer": state.optimizer, "gradients": state.model}
     if state.base is not None:
         parts = {"base": state.base, **parts}
-    sizes = {name: memory.shard_bytes(tree)[0] for name, tree in {**parts, "batch": batch}.items()}
-    return {**sizes, "gradients": sizes["gradients"] * min(2, batch.tokens.shape[0])}
+    return {name: memory.shard_bytes(tree)[0] for name, tree in {**parts, "batch": batch}.items()}
 
 
 def _parts(state: TrainState, batch: Batch, total: int) -> dict[str, int]:

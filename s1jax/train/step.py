@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from s1jax.models.lora import Adapters, LoraConfig
 from s1jax.parallel import axes
 from s1jax.parallel import mesh as placement
 from s1jax.train import optimizer
+from s1jax.train.accumulate import add_gradients
 from s1jax.train.loss import LossConfig, weighted_loss
 from s1jax.train.optimizer import OptimizerConfig
 from s1jax.train.packing import Packed
@@ -93,7 +95,7 @@ class Recipe:
 
 
 HOST = "pinned_host"
-UNROLLED = 8  # layers; a scan over fewer copies more than it saves
+UNROLLED = 8  # layers that are compiled one after another; a scan over fewer copies more than its program saves
 
 
 def loss_of(
@@ -101,19 +103,28 @@ def loss_of(
 ) -> jax.Array:
     """The weighted loss of rows `[B, T]`, by what is trained and the base of adapters."""
     model: Any = trained if recipe.lora is None else lora.apply(base, trained, recipe.lora)  # pyright: ignore
+    scan = functools.partial(jax.lax.scan, unroll=_is_unrolled(model, recipe))
+    return _loss_by(scan, model, batch, recipe, mesh)[0]
+
+
+def _is_unrolled(model: Decoder, recipe: Recipe) -> bool:
+    return model.config.L <= UNROLLED and REMAT[recipe.remat] is None
+
+
+def _loss_by(scan: Callable, model: Decoder, batch: Batch, recipe: Recipe, mesh: Mesh | None) -> tuple[jax.Array, Any]:
+    """The weighted loss of rows `[B, T]`, and the second result of `scan`, which runs the layers."""
     stripes = attention.stripes(recipe.attention, model.config.K, batch.tokens.shape[1], mesh)
     if mesh is not None and stripes > 1:
         batch = jax.tree.map(lambda x: attention.in_stripes(x, stripes, mesh), batch)
     rows = attention.Segments(batch.segments, batch.positions, recipe.max_segments, recipe.max_segment_length, stripes)
-    dtype, remat = jnp.dtype(recipe.dtype), REMAT[recipe.remat]
     attend = attention.segmented(recipe.attention, rows, mesh)
-    unroll = model.config.L <= UNROLLED and remat is None
-    x_BTD, _ = forward(model, batch.tokens, batch.positions, attend, dtype=dtype, remat=remat, unroll=unroll)
-    hidden, targets, weights = x_BTD, batch.targets, batch.weights
+    options = {"dtype": jnp.dtype(recipe.dtype), "remat": REMAT[recipe.remat], "scan": scan}
+    hidden, out = forward(model, batch.tokens, batch.positions, attend, **options)
+    targets, weights = batch.targets, batch.weights
     if batch.kept is not None:
         hidden = jnp.take_along_axis(hidden, batch.kept[..., None], axis=1)
         targets, weights = (jnp.take_along_axis(x, batch.kept, axis=1) for x in (targets, weights))
-    return weighted_loss(model, hidden, targets, weights, chunk=recipe.loss.chunk, mesh=mesh)
+    return weighted_loss(model, hidden, targets, weights, chunk=recipe.loss.chunk, mesh=mesh), out
 
 
 def gradients(
@@ -124,15 +135,30 @@ def gradients(
     Both are sums over the micro-batches, since the weights are of the whole step. In profiles and HLO the backward pass
     of a part is what JAX calls `transpose(jvp(part))`.
     """
-    of_rows = jax.value_and_grad(loss_of)
     if batch.tokens.shape[0] == 1:
-        return of_rows(trained, jax.tree.map(lambda x: x[0], batch), recipe, mesh, base)
+        rows = jax.tree.map(lambda x: x[0], batch)
+        return jax.value_and_grad(loss_of)(trained, rows, recipe, mesh, base)
+    names = _letters(trained, recipe)
+    of_layer = jax.tree.structure(trained.blocks if recipe.lora is None else trained)
+
+    def layer_of(block: Any, own: list[jax.Array]) -> Any:
+        tree = of_layer.unflatten(own)
+        return tree if recipe.lora is None else lora.apply(block, tree, recipe.lora)
 
     def add(total: tuple[jax.Array, Any], rows: Batch) -> tuple[tuple[jax.Array, Any], None]:
-        return jax.tree.map(jnp.add, total, of_rows(trained, rows, recipe, mesh, base)), None
+        def loss(trained: Any, scan: Callable) -> tuple[jax.Array, Any]:
+            return _loss_by(scan, trained if base is None else base, rows, recipe, mesh)
+
+        unroll = _is_unrolled(trained if base is None else base, recipe)
+        more, sums = add_gradients(loss, trained, total[1], names, layer_of=layer_of, unroll=unroll)
+        return (total[0] + more, sums), None
 
     zero = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, trained))
     return jax.lax.scan(add, zero, batch)[0]
+
+
+def _letters(trained: Any, recipe: Recipe) -> Any:
+    return letters(trained) if recipe.lora is None else lora.letters(recipe.lora)
 
 
 def train_step(state: TrainState, batch: Batch, recipe: Recipe, mesh: Mesh | None = None) -> tuple[TrainState, Metrics]:
@@ -161,7 +187,7 @@ def state_shardings(state: TrainState, mesh: Mesh, recipe: Recipe) -> TrainState
 
     everywhere = NamedSharding(mesh, P())
     base = None if state.base is None else place(letters(state.base), state.base)
-    model = place(letters(state.model) if recipe.lora is None else lora.letters(recipe.lora), state.model)
+    model = place(_letters(state.model, recipe), state.model)
     moments = jax.tree.map(lambda s: s.with_memory_kind(HOST), model) if recipe.offload_optimizer else model
     tree = jax.tree.structure(state.model)
 
