@@ -49,7 +49,7 @@ class Loop:
     Attributes:
       model, lora: sizes of the model and of its adapters, if it has any.
       plan: the batches.
-      step, evaluate: the compiled functions.
+      step, evaluate: functions that are compiled for the shapes of all batches (`programs.compile_all`).
       rows_at_once: rows of a micro-batch.
       sharding: of a batch.
       validation: batches of held-out rows, may be empty.
@@ -109,6 +109,34 @@ class Clock:
         return steps * statistics.median(self._seconds)
 
 
+class Profile:
+    """A trace of some steps, whatever part of them this start of the run makes: it ends with them or with the run."""
+
+    def __init__(self, steps: tuple[int, int] | None, folder: pathlib.Path) -> None:
+        """`steps`: the first one to trace and how many; None for none."""
+        first, count = steps or (0, 0)
+        self._steps = range(first, first + count)
+        self._folder = folder
+        self._is_on = False
+
+    def before(self, step: int) -> None:
+        """Begin with the first step of the window that is made."""
+        if step in self._steps and not self._is_on:
+            jax.profiler.start_trace(str(self._folder))
+            self._is_on = True
+
+    def after(self, step: int) -> None:
+        """End with the last step of the window."""
+        if step + 1 not in self._steps:
+            self.close()
+
+    def close(self) -> None:
+        """End where the run ends within the window."""
+        if self._is_on:
+            self._is_on = False
+            jax.profiler.stop_trace()
+
+
 def train(loop: Loop, state: TrainState, start: int) -> TrainState:
     """Run steps `start` to the end and return the last state, saved.
 
@@ -118,13 +146,13 @@ def train(loop: Loop, state: TrainState, start: int) -> TrainState:
       KeyboardInterrupt, SystemExit: a signal came; everything is saved.
     """
     clock = Clock()
-    shapes: set[tuple[int, ...]] = set()
     before: Dispatched | None = None
     own = own_rows(loop.plan.rows, loop.plan.rows // loop.rows_at_once, loop.sharding)
     batches = prefetched(loop.plan, start, own)
-    for number in range(start + 1, loop.plan.steps + 1):
-        with _profiled(loop, number):
-            state, now = _dispatch(loop, state, number, batches, shapes)
+    with contextlib.closing(Profile(loop.pace.profile, loop.out / "profile")) as profile:
+        for number in range(start + 1, loop.plan.steps + 1):
+            profile.before(number)
+            state, now = _dispatch(loop, state, number, batches)
             if before is not None:
                 _report(loop, before, clock)
             before = now
@@ -137,26 +165,24 @@ def train(loop: Loop, state: TrainState, start: int) -> TrainState:
                 before = None
                 _validate_and_save(loop, state, number, is_save=is_last or is_asked or _is_due(number, loop.pace.save))
                 clock.skip()
-        if is_asked and not is_last:
-            if not loop.store.wait():
-                raise DiskFull(f"stopped after step {number}, which is not saved; free space and start it again")
-            loop.say(f"stopped after step {number}, saved; the same command goes on from there")
-            loop.stop.leave()
+            profile.after(number)
+            if is_asked and not is_last:
+                if not loop.store.wait():
+                    raise DiskFull(f"stopped after step {number}, which is not saved; free space and start it again")
+                loop.say(f"stopped after step {number}, saved; the same command goes on from there")
+                loop.stop.leave()
     loop.store.wait()
     return state
 
 
 def _dispatch(
-    loop: Loop, state: TrainState, number: int, batches: Iterator[HostBatch], shapes: set[tuple[int, ...]]
+    loop: Loop, state: TrainState, number: int, batches: Iterator[HostBatch]
 ) -> tuple[TrainState, Dispatched]:
     begun = time.perf_counter()
     batch = next(batches)
     waited = time.perf_counter() - begun
-    shape = batch.arrays.tokens.shape
-    if shape not in shapes:
-        shapes.add(shape)
-        loop.say(f"compiling the step for {shape[0]} rows of {shape[1]} ids (usually 90 s for a large model) ...")
-    state, metrics = loop.step(state, place_batch(batch.arrays, shape[0] // loop.rows_at_once, loop.sharding))
+    rows = batch.arrays.tokens.shape[0]
+    state, metrics = loop.step(state, place_batch(batch.arrays, rows // loop.rows_at_once, loop.sharding))
     return state, Dispatched(number, batch, waited, metrics)
 
 
@@ -215,13 +241,3 @@ def validate(loop: Loop, state: TrainState) -> float:
 
 def _is_due(number: int, every: int | None) -> bool:
     return every is not None and number % every == 0
-
-
-@contextlib.contextmanager
-def _profiled(loop: Loop, number: int) -> Iterator[None]:
-    first, count = loop.pace.profile or (0, 0)
-    if count and number == first:
-        jax.profiler.start_trace(str(loop.out / "profile"))
-    yield
-    if count and number == min(first + count - 1, loop.plan.steps):
-        jax.profiler.stop_trace()

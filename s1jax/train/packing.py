@@ -4,6 +4,7 @@ Packing across steps, as generic packers do it, changes which examples share an 
 """
 
 import dataclasses
+import functools
 import heapq
 import math
 from collections.abc import Container, Sequence
@@ -13,6 +14,9 @@ import numpy as np
 from s1jax.config import BadInput, Positive
 from s1jax.text.render import Row
 
+# Of the positions of a step: a mesh whose rows hold fewer tokens is refused where fewer rows would fill.
+LEAST_FILL = 0.75
+
 
 @dataclasses.dataclass(frozen=True)
 class PackingConfig:
@@ -21,12 +25,14 @@ class PackingConfig:
     Attributes:
       enabled: several examples a row; otherwise one.
       rows: rows of a step; None takes the most rows (so the shortest) that waste at most 3 %.
+      longest: most positions of a row; None for `data.block`. Longer rows hold more short examples beside a long one.
       shapes: row lengths that may be compiled; twice as many are used where that saves more than 3 % of the positions.
       multiple: row lengths are multiples of it.
     """
 
     enabled: bool = True
     rows: Positive | None = None
+    longest: Positive | None = None
     shapes: Positive = 4
     multiple: Positive = 128
 
@@ -116,21 +122,35 @@ def choose_rows(steps: Sequence[Sequence[int]], multiple: int, block: int) -> in
       block: no row may be longer.
 
     Raises:
-      BadInput: no number of rows fits.
+      BadInput: no number of rows fits, or so many rows that less than `LEAST_FILL` of them are tokens, where fewer
+        rows would fill; both shares are named.
     """
     most = max(len(lengths) for lengths in steps)
-    fills: dict[int, float] = {}
-    for rows in range(multiple, max(most, multiple) + 1, multiple):
-        longest = [longest_row(lengths, rows) for lengths in steps]
-        if max(longest) <= block:
-            fills[rows] = sum(map(sum, steps)) / (rows * sum(longest))
-    if not fills:
+    filled = functools.partial(_filled, steps, block)
+    fills = {rows: filled(rows) for rows in range(multiple, max(most, multiple) + 1, multiple)}
+    if not any(fills.values()):
         raise BadInput(
-            f"the {most} examples of a step do not fit into any multiple of {multiple} rows up to {most} of block="
-            f"{block}; use a longer block, a smaller global_batch or a mesh with fewer data x fsdp rows"
+            f"the {most} examples of a step do not fit into any multiple of {multiple} rows up to {most} of "
+            f"{block} tokens; use longer rows (packing.longest, by default data.block), a smaller global_batch or a "
+            "mesh with fewer data x fsdp rows"
         )
     full = [rows for rows, fill in fills.items() if fill >= 0.97]
-    return max(full) if full else max(fills, key=lambda rows: (fills[rows], -rows))
+    chosen = max(full) if full else max(fills, key=lambda rows: (fills[rows], -rows))
+    fewer = {rows: filled(rows) for rows in range(1, multiple) if multiple % rows == 0}
+    if fills[chosen] < LEAST_FILL <= max(fewer.values(), default=0.0):
+        better = max(rows for rows, fill in fewer.items() if fill >= LEAST_FILL)
+        raise BadInput(
+            f"the mesh takes {multiple} rows at once (data x fsdp x micro_batch): {chosen} rows of a step would be "
+            f"{fills[chosen]:.0%} tokens and else padding, {better} rows {fewer[better]:.0%}; use a mesh that takes "
+            f"{better} at once (more context), a larger global_batch, or packing.rows={chosen} to have it so"
+        )
+    return chosen
+
+
+def _filled(steps: Sequence[Sequence[int]], block: int, rows: int) -> float:
+    """Share of tokens in so many rows, in each step as long as its longest; 0 where that is over `block`."""
+    longest = [longest_row(lengths, rows) for lengths in steps]
+    return sum(map(sum, steps)) / (rows * sum(longest)) if max(longest) <= block else 0.0
 
 
 def fill(

@@ -111,7 +111,7 @@ class Plan:
         what = "packed rows" if self.is_packed else "rows of one example"
         lengths = ", ".join(f"{length:,}" for length in self.lengths)
         size = f"{self.steps:,} steps of {self.batch} examples in {self.rows} {what}"
-        return f"{size} of {lengths} ids, {self.fill:.1%} full"
+        return f"{size} of {lengths} tokens, {self.fill:.1%} full"
 
 
 def make_plan(
@@ -144,8 +144,8 @@ def make_plan(
     needed = [_longest(step, packed) for step, packed in zip(of, packings, strict=True)]
     if max(needed) > block:
         raise BadInput(
-            f"packing.rows={rows}: the fullest row of a step takes {max(needed)} ids, data.block is {block}; use "
-            f"more rows (a multiple of {row_multiple}) or a longer block"
+            f"packing.rows={rows}: the fullest row of a step takes {max(needed)} tokens, a row may have {block}; "
+            f"use more rows (a multiple of {row_multiple}) or longer ones (packing.longest, by default data.block)"
         )
     fitted = choose_lengths(needed, packing)
     chosen = np.searchsorted(fitted, needed)

@@ -33,6 +33,7 @@ from s1jax.train.config import TrainRun
 from s1jax.train.flops import peak_flops
 from s1jax.train.log import Record, open_log
 from s1jax.train.loop import Loop, Pace, train
+from s1jax.train.programs import compile_all, shapes_of_batches, shapes_of_steps
 from s1jax.train.setup import (
     check_config,
     check_positions,
@@ -100,14 +101,20 @@ def _train(config: TrainRun, progress: Callable[[Record], None] | None, stack: c
     log = open_log(config.log, out, step=start, steps=plan.steps, progress=progress, quiet=jax.process_index() != 0)
     checkpoints = _store(config)
     with contextlib.closing(log), checkpoints, listening() as stop, hosts.leaving_at_once():
+        at_once, sharding = rows_at_once(config, mesh), batch_sharding(mesh)
+        is_over = start >= plan.steps
+        steps = [] if is_over else shapes_of_steps(plan, at_once)
+        validations = [] if is_over else shapes_of_batches(validation, at_once)
+        asked = [(make_step(recipe, mesh, shardings), steps), (make_eval(recipe, mesh, shardings), validations)]
+        step, evaluate = compile_all(asked, state, sharding, say)
         loop = Loop(
             model=model,
             lora=config.lora,
             plan=plan,
-            step=make_step(recipe, mesh, shardings),
-            evaluate=make_eval(recipe, mesh, shardings),
-            rows_at_once=rows_at_once(config, mesh),
-            sharding=batch_sharding(mesh),
+            step=step,
+            evaluate=evaluate,
+            rows_at_once=at_once,
+            sharding=sharding,
             validation=validation,
             store=checkpoints,
             log=log,

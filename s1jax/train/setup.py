@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from s1jax.checkpoint import contents
 from s1jax.checkpoint.folder import fetch, read_config
@@ -62,11 +62,11 @@ def model_config(config: TrainRun, tokenizer: Tokenizer) -> DecoderConfig:
     return model
 
 
-def rows_at_once(config: TrainRun, mesh: Mesh) -> int:
+def rows_at_once(config: TrainRun, mesh: Mesh | AbstractMesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"] * config.micro_batch
 
 
-def plan_run(config: TrainRun, examples: Examples, mesh: Mesh) -> Plan:
+def plan_run(config: TrainRun, examples: Examples, mesh: Mesh | AbstractMesh) -> Plan:
     per_epoch = steps_per_epoch(len(examples.rows), config.global_batch)
     steps = config.epochs * per_epoch if config.steps is None else config.steps
     warmup_steps(config.optimizer, steps)
@@ -79,7 +79,7 @@ def plan_run(config: TrainRun, examples: Examples, mesh: Mesh) -> Plan:
         norm=config.loss.norm,
         row_multiple=rows_at_once(config, mesh),
         length_multiple=mesh.shape["context"],
-        block=config.data.block,
+        block=config.packing.longest or config.data.block,
     )
 
 

@@ -126,10 +126,7 @@ def test_records_of_every_step_and_their_seconds(monkeypatch, tmp_path):
         median = 3.0 if number == 1 else 2.75 if number == 2 else 2.5
         assert row["left"] == pytest.approx((STEPS - number) * median)
     assert world.events == ["sync", ("save", STEPS, None, None), "wait"], "at the end, and without the base"
-    assert [line.partition(" (")[0] for line in world.said] == [
-        "compiling the step for 6 rows of 8 ids",
-        "compiling the step for 6 rows of 16 ids",
-    ]
+    assert world.said == []
 
 
 def test_a_peak_that_is_not_known(monkeypatch, tmp_path):
@@ -194,17 +191,44 @@ def test_a_run_that_is_asked_to_stop_saves_first(monkeypatch, tmp_path):
     assert "leave" not in world.events, "it came to its end"
 
 
-@pytest.mark.parametrize(("profile", "first", "last"), [((2, 3), 2, 4), ((5, 9), 5, 7), ((4, 1), 4, 4), ((3, 0), 0, 0)])
-def test_the_steps_that_are_traced(monkeypatch, tmp_path, profile, first, last):
+@pytest.mark.parametrize(
+    ("profile", "start", "first", "last"),
+    [
+        ((2, 3), 0, 2, 4),
+        ((5, 9), 0, 5, 7),
+        ((4, 1), 0, 4, 4),
+        ((3, 0), 0, 0, 0),
+        ((2, 4), 3, 4, 5),
+        ((3, 1), 2, 3, 3),
+        ((2, 2), 3, 0, 0),
+        ((9, 2), 0, 0, 0),
+        ((1, 99), 5, 6, 7),
+    ],
+)
+def test_the_steps_that_are_traced(monkeypatch, tmp_path, profile, start, first, last):
+    """Wherever the window lies: gone on from within it, ended within it, over before, or never reached."""
     world = World(monkeypatch, tmp_path, profile=profile)
     steps = []
     update = world.update
     monkeypatch.setattr(world, "update", lambda *arguments: steps.append(len(world.events)) or update(*arguments))
-    train(dataclasses.replace(world.loop, step=world.update), State(0), 0)
+    train(dataclasses.replace(world.loop, step=world.update), State(start), start)
     traced = [event for event in world.events if event[0] in ("trace", "traced")]
     assert traced == ([("trace", str(tmp_path / "profile")), ("traced", last)] if last else [])
     if last:
-        assert steps.index(1) + 1 == first, "it begins before that step"
+        assert steps.index(1) + 1 + start == first, "it begins before that step"
+
+
+@pytest.mark.parametrize("end", ["asked", "not finite"])
+def test_a_trace_ends_with_the_run(monkeypatch, tmp_path, end):
+    world = World(monkeypatch, tmp_path, profile=(2, 5))
+    if end == "asked":
+        world.asked_at = 3
+    else:
+        world.losses[3] = (float("nan"), 1.0)
+    with pytest.raises((SystemExit, FloatingPointError)):
+        train(world.loop, State(0), 0)
+    assert world.events.count(("trace", str(tmp_path / "profile"))) == 1
+    assert len([event for event in world.events if event[0] == "traced"]) == 1
 
 
 def test_a_clock(monkeypatch):

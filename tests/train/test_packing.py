@@ -80,8 +80,24 @@ def test_rows_are_chosen_by_how_full_they_are():
     assert held >= 0.97
     assert choose_rows(lengths, 8, 32768) == 8
     assert choose_rows([[5] * 16], 1, 100) == 16
-    with pytest.raises(BadInput, match="multiple of 8 rows up to 16 of block=2000"):
+    with pytest.raises(BadInput, match="multiple of 8 rows up to 16 of 2000 tokens"):
         choose_rows(lengths, 8, 2000)
+
+
+def test_a_mesh_that_the_batch_does_not_fill_is_refused():
+    """Sixteen examples, one of them four times as long: one row each is 19 of 64 full."""
+    lengths = [[100] * 15 + [400]]
+    with pytest.raises(BadInput, match=r"takes 16 rows at once .*: 16 rows .* 30% tokens .*, 4 rows 95%; use a mesh"):
+        choose_rows(lengths, 16, 1000)
+    assert choose_rows(lengths, 4, 1000) == 4
+    with pytest.raises(BadInput, match="40 rows of a step would be 12% tokens and else padding, 5 rows 95%"):
+        choose_rows(lengths, 40, 1000)
+    assert choose_rows(lengths, 16, 400) == 16, "where fewer rows would be longer than a row may be"
+    even = choose_rows([[100] * 15 + [130]], 16, 1000)
+    assert even == 16, "78 % are enough"
+    examples = rows_of(lengths[0])
+    options = {"batch": 16, "steps": 1, "seed": 0, "norm": "example", **ONE_ROW, "row_multiple": 16}
+    assert make_plan(examples, PackingConfig(rows=16), **options).rows == 16, "it was asked for"
 
 
 def test_filled_rows_hold_each_pair_once_with_its_weight():
@@ -175,7 +191,11 @@ def test_held_out_rows_are_each_seen_once():
         (PackingConfig(rows=0), 16, "packing.rows=0 is not a multiple of the 4 rows .* use 4"),
         (PackingConfig(rows=6), 16, "packing.rows=6 is not a multiple of the 4 rows .* use 4 or 8"),
         (PackingConfig(enabled=False), 18, "global_batch=18 is not a multiple of the 4 rows .* use 16 or 20"),
-        (PackingConfig(rows=4), 64, "packing.rows=4: the fullest row of a step takes 800 ids, data.block is 200; use"),
+        (
+            PackingConfig(rows=4),
+            64,
+            "packing.rows=4: the fullest row of a step takes 800 tokens, a row may have 200; use",
+        ),
     ],
 )
 def test_a_batch_that_the_mesh_cannot_make(packing, batch, message):
