@@ -1,10 +1,11 @@
 """What a compiled program takes of a device's memory, by part, and whether that fits."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -85,20 +86,32 @@ def compile(lowered: Any, topology: Topology, *, triton: bool) -> Any:
     Args:
       triton: let Triton make products: it fuses the conversion of int8 weights, which else stand there once more.
     """
-    options: dict[str, Any] = {}
-    if topology.chip.platform == "gpu":
-        options = {**GPU_OPTIONS, "xla_gpu_enable_triton_gemm": triton}
     with _uncached():
-        return lowered.compile(options)
+        return lowered.compile(_options(topology, triton))
+
+
+def _options(topology: Topology, triton: bool) -> dict[str, Any]:
+    return {**GPU_OPTIONS, "xla_gpu_enable_triton_gemm": triton} if topology.chip.platform == "gpu" else {}
 
 
 def measure(lowered: Any, topology: Topology, *, triton: bool) -> Compiled:
-    """Compile (see `compile`) and read the bytes off.
+    """Compile (see `compile`) and read the bytes off; see `measure_all`."""
+    return measure_all([lowered], topology, triton=triton)[0]
+
+
+def measure_all(lowered: Sequence[Any], topology: Topology, *, triton: bool) -> list[Compiled]:
+    """Compile programs side by side and read the bytes off.
 
     A TPU's compiler refuses what is larger than the chip and says how large it is; that is what is returned then.
     """
+    options = _options(topology, triton)
+    with _uncached(), concurrent.futures.ThreadPoolExecutor(len(lowered)) as pool:
+        return list(pool.map(lambda each: _measured(each, options), lowered))
+
+
+def _measured(lowered: Any, options: dict[str, Any]) -> Compiled:
     try:
-        stats = compile(lowered, topology, triton=triton).memory_analysis()
+        stats = lowered.compile(options).memory_analysis()
     except JaxRuntimeError as error:
         found = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", str(error))
         if found is None:

@@ -1,12 +1,14 @@
 """What a plan of the train step says."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from jax.sharding import Mesh
 
 from s1jax.models.decoder import DecoderConfig
 from s1jax.parallel.mesh import MeshConfig
 from s1jax.plan.memory import Memory
+from s1jax.plan.update import Update
 from s1jax.train.config import TrainRun
 from s1jax.train.step import Recipe
 
@@ -17,23 +19,22 @@ class TrainPlan:
 
     Attributes:
       config: of the run, its mesh resolved.
-      rows, length: of a step; every row is full.
-      micro_batches: into how many the rows are dealt.
+      update: what it takes in.
       recipe: what is compiled.
+      length: of the rows whose program takes most.
       memory: what that takes.
-      flops: operations of a step whose rows are one example each, recomputation not counted.
-      floor_seconds: the same over the peak of all devices; None where that is not known (a CPU).
+      bytes_by_length: bytes on a device for each row length that was compiled.
+      floor_seconds: the operations of a mean update over the peak of all devices; None where that is not known (a CPU).
     """
 
     config: TrainRun
     model: DecoderConfig
     mesh: Mesh
-    rows: int
-    length: int
-    micro_batches: int
+    update: Update
     recipe: Recipe
+    length: int
     memory: Memory
-    flops: float
+    bytes_by_length: Mapping[int, int]
     floor_seconds: float | None
 
     @property

@@ -5,26 +5,30 @@ out/plan.json                  topology, bytes by part, verdict, operations, tim
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import pathlib
 from typing import Any, Literal
 
-from s1jax.config import BadInput, Positive, PositiveNumber, free
+from jax.sharding import AbstractMesh
+
+from s1jax.config import BadInput, free
 from s1jax.engine.config import EngineConfig
 from s1jax.models.decoder import DecoderConfig, abstract, count
-from s1jax.parallel.mesh import MeshConfig
+from s1jax.parallel.mesh import AXES, MeshConfig
 from s1jax.plan import advice, search, topology
 from s1jax.plan.decode import plan_decode
+from s1jax.plan.lengths import examples_of
 from s1jax.plan.memory import BESIDE, USABLE, Fit, Memory
 from s1jax.plan.result import TrainPlan, least_bytes
 from s1jax.plan.sizes import decoder_config
 from s1jax.plan.topology import GIB, Topology
-from s1jax.plan.train import plan_train, steps_of
+from s1jax.plan.train import plan_train
+from s1jax.plan.update import Update, update_of
 from s1jax.records import write_json
 from s1jax.runs.folder import entered
 from s1jax.train.config import TrainRun
-from s1jax.train.data import DataConfig
-from s1jax.train.flops import train_flops
+from s1jax.train.data import DataConfig, Examples
 from s1jax.train.setup import check_config, say
 
 COMPILERS = ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt", "jax-cuda13-pjrt")
@@ -32,15 +36,18 @@ COMPILERS = ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt", "jax-cuda13-pjrt")
 
 @dataclasses.dataclass(frozen=True)
 class PlanRun(TrainRun):
-    """A recipe of `train`, and the topology to plan it for. No data, tokenizer or weights are read.
+    """A recipe of `train`, and the topology to plan it for. No weights are read.
 
     Attributes:
-      data: as in the recipe; only the block counts, its rows are not read.
+      data: as in the recipe; its rows are read where `lengths` says so.
       topology: the devices, as `h100:1x8` (hosts x GPUs), `v5p:2x4x4`, `v6e:8x8`, `cpu:8`.
       mesh: as in the recipe, or `search`: the fastest by estimate of the meshes, remats and offloads that fit.
-      rows: rows of a step and their length; None: what the mesh takes at once, of `data.block` ids.
-      examples: in the data set.
-      ids: tokens of an example, for the time of the run; None: every row of every step is full.
+      lengths: how long the examples are, which are packed as `train` packs them: `rows`, the recipe's own, read and
+        tokenized; `s1k` or `s1k_deepseek`, as long as the traces of s1K (Gemini's, 4.7K tokens in the mean, or r1's);
+        `auto`, own rows that are local and have a local tokenizer, else s1K's by `data.teacher`.
+      examples: in the data set, where the lengths are those of s1K.
+      mean_tokens: scales the lengths of s1K to this mean; None leaves them.
+      rows: rows of a step and their length, all full, in place of what the lengths make.
       mfu: share of the devices' peak that the time of the run is given for.
       engine: plan the decode step of this engine in place of the train step; `mesh.tensor` devices hold it.
     """
@@ -48,9 +55,10 @@ class PlanRun(TrainRun):
     data: DataConfig = DataConfig(rows="")
     topology: str = free("")
     mesh: MeshConfig | Literal["search"] = free(MeshConfig())  # pyright: ignore[reportIncompatibleVariableOverride]
-    rows: tuple[Positive, Positive] | None = free(None)
+    lengths: str = free("auto")
     examples: Positive = free(1000)
-    ids: Positive | None = free(None)
+    mean_tokens: Positive | None = free(None)
+    rows: tuple[Positive, Positive] | None = free(None)
     mfu: PositiveNumber = free(0.4)
     engine: EngineConfig | None = free(None)
 
@@ -100,7 +108,7 @@ def _decode(config: PlanRun, engine: EngineConfig, where: Topology) -> tuple[dic
             f"{where.name}: {len(where.devices)} x {record['device_kind']}, engines of tensor={plan.tensor}",
             f"decode: {rows} slots ({shown}), weights {plan.weights}, cache {plan.cache}",
             memory_line(plan.memory),
-            f"{floor}: {rows / plan.floor_seconds:,.0f} ids/s an engine at most",
+            f"{floor}: {rows / plan.floor_seconds:,.0f} tokens/s an engine at most",
         ]
     )
 
@@ -108,24 +116,32 @@ def _decode(config: PlanRun, engine: EngineConfig, where: Topology) -> tuple[dic
 def make_plan(config: PlanRun) -> tuple[TrainPlan, Topology]:
     """What `config` asks for. Raises BadInput as `run`."""
     check_config(config)
-    if not 0 < config.mfu <= 1 or config.examples < 1 or (config.ids is not None and config.ids < 1):
+    if not 0 < config.mfu <= 1 or config.examples < 1 or (config.mean_tokens is not None and config.mean_tokens < 1):
         raise BadInput(
-            f"mfu={config.mfu}, examples={config.examples}, ids={config.ids}; give mfu above 0 and up to 1, the others "
-            "at least 1"
+            f"mfu={config.mfu}, examples={config.examples}, mean_tokens={config.mean_tokens}; give mfu above 0 and up "
+            "to 1, the others at least 1"
         )
     where = topology.find(config.topology)
     model = decoder_config(config.model)
+    examples, said = examples_of(config, config.lengths, config.examples, config.mean_tokens)
+    if config.rows is None:
+        say(f"lengths: {said}")
     if config.mesh == "search":
-        return _search(config, model, where), where
-    return plan_train(config, model, where, rows=config.rows, examples=config.examples), where
+        config = _search(config, model, where, examples)
+    return plan_train(config, model, where, examples, rows=config.rows), where
 
 
-def _search(config: PlanRun, model: DecoderConfig, where: Topology) -> TrainPlan:
-    length = config.rows[1] if config.rows else config.data.block
+def _search(config: PlanRun, model: DecoderConfig, where: Topology, examples: Examples) -> PlanRun:
+    """The config with the mesh, remat and offload that a search takes."""
+
+    @functools.cache
+    def update(mesh: MeshConfig) -> Update:
+        sizes = tuple(getattr(mesh, axis) for axis in AXES)
+        return update_of(config, model, AbstractMesh(sizes, AXES), examples, config.rows)
+
     ordered = search.candidates(
-        model, where, length=length, batch=config.global_batch, micro_batch=config.micro_batch, rows=config.rows
+        model, where, update, batch=config.global_batch, micro_batch=config.micro_batch, refused=say
     )
-    plans: dict[search.MeshCandidate, TrainPlan] = {}
     parameters = count(abstract(model))
 
     def of(candidate: search.MeshCandidate) -> PlanRun:
@@ -134,48 +150,45 @@ def _search(config: PlanRun, model: DecoderConfig, where: Topology) -> TrainPlan
         )
 
     def compiled(candidate: search.MeshCandidate) -> tuple[Fit, int]:
-        plan = plan_train(of(candidate), model, where, rows=config.rows, examples=config.examples)
-        plans[candidate] = plan
+        plan = plan_train(of(candidate), model, where, examples, rows=config.rows, longest_only=True)
         say(f"mesh {plan.shape}, remat {candidate.remat}: {memory_line(plan.memory)}")
         return plan.memory.verdict, plan.memory.total
 
     chosen, _ = search.search(
         ordered,
-        lambda candidate: least_bytes(of(candidate), model, parameters, candidate.mesh, length),
+        lambda each: least_bytes(of(each), model, parameters, each.mesh, update(each.mesh).lengths[-1]),
         int(USABLE * where.memory) - BESIDE,
         compiled,
     )
-    if chosen not in plans:
-        compiled(chosen)
-    return plans[chosen]
+    return of(chosen)
 
 
 def describe(plan: TrainPlan, where: Topology, config: PlanRun) -> dict[str, Any]:
     """The content of `plan.json`."""
-    steps = steps_of(config, config.examples)
-    lengths = [plan.length] * plan.rows if config.ids is None else [config.ids] * config.global_batch
-    flops = steps * train_flops(plan.model, lengths, config.lora)
-    floor = None if plan.floor_seconds is None else flops * plan.floor_seconds / plan.flops
-    recipe = plan.recipe
+    recipe, update, floor = plan.recipe, plan.update, plan.floor_seconds
     return {
         "format": "s1jax.plan/1",
         "step": "train",
         **_where(where),
         "mesh": dict(plan.mesh.shape),
-        "rows": [plan.rows, plan.length],
-        "micro_batches": plan.micro_batches,
+        "rows": [update.rows, plan.length],
+        "lengths": list(update.lengths),
+        "fill": update.fill,
+        "tokens_per_step": update.tokens,
+        "micro_batches": update.micro_batches,
         "remat": recipe.remat,
         "attention": recipe.attention,
         "offload_optimizer": recipe.offload_optimizer,
         "moments": {"mu": recipe.optimizer.mu, "nu": recipe.optimizer.nu},
         **memory_record(plan.memory),
-        "flops_per_step": plan.flops,
-        "floor_seconds": plan.floor_seconds,
+        "bytes_by_length": {str(length): total for length, total in plan.bytes_by_length.items()},
+        "flops_per_step": update.flops,
+        "floor_seconds": floor,
         "run": {
-            "steps": steps,
-            "flops": flops,
+            "steps": update.steps,
+            "flops": update.steps * update.flops,
             "mfu": config.mfu,
-            "minutes": None if floor is None else floor / config.mfu / 60,
+            "minutes": None if floor is None else update.steps * floor / config.mfu / 60,
         },
         "versions": _versions(),
     }
@@ -202,12 +215,13 @@ def memory_record(memory: Memory) -> dict[str, Any]:
 
 def lines(plan: TrainPlan, where: Topology, record: dict[str, Any]) -> str:
     """What is shown."""
-    recipe = plan.recipe
+    recipe, update = plan.recipe, plan.update
+    lengths = ", ".join(f"{length:,}" for length in update.lengths)
     text = [
         f"{where.name}: {len(where.devices)} x {record['device_kind']}, mesh {plan.shape}",
-        f"step: {plan.rows} rows of {plan.length:,} ids in {plan.micro_batches} micro-batches; remat {recipe.remat}, "
-        f"attention {recipe.attention}, moments {recipe.optimizer.mu} and {recipe.optimizer.nu}"
-        + (" in the host's memory" if recipe.offload_optimizer else ""),
+        f"step: {update.rows} rows of {lengths} tokens in {update.micro_batches} micro-batches, {update.fill:.1%} "
+        f"full; remat {recipe.remat}, attention {recipe.attention}, moments {recipe.optimizer.mu} and "
+        f"{recipe.optimizer.nu}" + (" in the host's memory" if recipe.offload_optimizer else ""),
         memory_line(plan.memory),
     ]
     if plan.memory.verdict != "fits":

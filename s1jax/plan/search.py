@@ -1,37 +1,34 @@
 """Meshes, remats and offloads of a recipe in the order of their estimated time; the first that fits is taken.
 
-The estimate orders candidates and is not a forecast. Seconds per useful id of a step are
+The estimate orders candidates and is not a forecast. Seconds of an update, as it is packed for the mesh, are
 
     max(products, weights + moved residual) + heads + reductions + moved moments
 
-over the share of each row that holds examples. Products: FLOPs with what is recomputed, at `SUSTAINED` of the peak.
-Weights: gathered in bfloat16 for the forward and the backward pass, gradients scattered in float32, every micro-batch,
-over the slowest link that the group of `fsdp x context` crosses; they overlap with products, as do residuals that go to
-the host's memory and back. Heads (exchanged for time over `context`) and reductions (over `tensor`) do not overlap.
+Products: FLOPs with those of the padding and of what is recomputed, at `SUSTAINED` of the peak. Weights: gathered in
+bfloat16 for the forward and the backward pass, gradients scattered in float32, every micro-batch, over the slowest link
+that the group of `fsdp x context` crosses; they overlap with products, as do residuals that go to the host's memory and
+back. Heads (exchanged for time over `context`) and reductions (over `tensor`) do not overlap.
 """
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Iterator
-from statistics import NormalDist
 
 from s1jax.config import BadInput
 from s1jax.models.decoder import DecoderConfig
 from s1jax.parallel.mesh import AXES, MeshConfig
 from s1jax.plan.memory import Fit
 from s1jax.plan.topology import Topology
-from s1jax.train.flops import matmul_parameters, peak_flops, train_flops
-from s1jax.train.packing import longest_first
+from s1jax.plan.update import Update
+from s1jax.train.flops import matmul_parameters, peak_flops
 
 SUSTAINED = 0.6
-SPREAD = 0.35  # of the logarithm of an example's length: traces of s1K
 COMPILED = 12  # candidates at most
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshCandidate:
-    """One way to run the step, and the estimated seconds per useful id."""
+    """One way to run the step, and the estimated seconds of an update."""
 
     mesh: MeshConfig
     remat: str
@@ -39,39 +36,21 @@ class MeshCandidate:
     seconds: float
 
 
-def recomputed(model: DecoderConfig, length: int, remat: str) -> float:
-    """Share of the step's FLOPs that a policy adds: the forward pass is a third of them."""
-    whole = train_flops(model, [length])
-    attention = 1 - 6 * matmul_parameters(model) * length / whole
+def recomputed(model: DecoderConfig, update: Update, remat: str) -> float:
+    """Share of the update's FLOPs that a policy adds: the forward pass is a third of them."""
+    attention = 1 - 6 * matmul_parameters(model) * update.tokens / update.flops
     return {"none": 0.0, "dots": attention / 3, "attention": (1 - attention) / 3}.get(remat, 1 / 3)
 
 
-def filled(batch: int, rows: int) -> float:
-    """Share of equal rows that a batch of examples fills, packed as in `train`, for lengths of the usual spread."""
-    normal = NormalDist(sigma=SPREAD)
-    lengths = [round(1e4 * math.exp(normal.inv_cdf((i + 0.5) / batch))) for i in range(batch)]
-    fullest = max(sum(lengths[i] for i in row) for row in longest_first(lengths, rows))
-    return sum(lengths) / (rows * fullest)
-
-
 def seconds(
-    model: DecoderConfig,
-    topology: Topology,
-    mesh: MeshConfig,
-    *,
-    length: int,
-    batch: int,
-    micro_batch: int,
-    remat: str,
-    offload_optimizer: bool,
+    model: DecoderConfig, topology: Topology, mesh: MeshConfig, update: Update, *, remat: str, offload_optimizer: bool
 ) -> float:
-    """The estimate for one candidate whose step is one micro-batch of rows of `length`."""
+    """The estimate for one candidate."""
     chip, n = topology.chip, len(topology.devices)
-    rows = mesh.data * mesh.fsdp * micro_batch
-    ids = rows * length
-    own = micro_batch * length / mesh.context  # ids of one device
+    own = update.positions / (mesh.data * mesh.fsdp * mesh.context)  # positions of one device
     peak = peak_flops(topology.devices) or n * 1e11
-    flops = train_flops(model, [length] * rows) * (1 + recomputed(model, length, remat))
+    padding = 6 * matmul_parameters(model) * (update.positions - update.tokens)
+    flops = (update.flops + padding) * (1 + recomputed(model, update, remat))
     weights = matmul_parameters(model) + model.V * model.D
     cut, per_host = mesh.fsdp * mesh.context, n // topology.hosts
     link = chip.ici_bandwidth if cut * mesh.tensor <= per_host else chip.dcn_bandwidth * min(per_host, cut)
@@ -82,8 +61,8 @@ def seconds(
     sums = 6 * 2 * own * 2 * model.D * (1 - 1 / mesh.tensor)
     residual = 4 * own * model.D if remat == "offload" else 0.0
     moments = 16 * weights / (cut * mesh.tensor) if offload_optimizer else 0.0
-    busy = max(flops / (SUSTAINED * peak), moved + model.L * residual / chip.host)
-    return (busy + model.L * (heads + sums) / chip.ici_bandwidth + moments / chip.host) / (ids * filled(batch, rows))
+    busy = max(flops / (SUSTAINED * peak), update.micro_batches * moved + model.L * residual / chip.host)
+    return busy + model.L * (heads + sums) / chip.ici_bandwidth + moments / chip.host
 
 
 def meshes(model: DecoderConfig, topology: Topology, batch: int, micro_batch: int) -> Iterator[MeshConfig]:
@@ -102,21 +81,33 @@ def meshes(model: DecoderConfig, topology: Topology, batch: int, micro_batch: in
 def candidates(
     model: DecoderConfig,
     topology: Topology,
+    update_of: Callable[[MeshConfig], Update],
     *,
-    length: int,
     batch: int,
     micro_batch: int,
-    rows: tuple[int, int] | None = None,
+    refused: Callable[[str], None],
 ) -> list[MeshCandidate]:
-    """All of them that can take `rows`, the fastest first. Raises BadInput where no mesh is possible."""
-    found = []
+    """All of them, the fastest first.
+
+    Args:
+      update_of: what an update takes in on a mesh, or BadInput where the mesh cannot make or fill the batch.
+      refused: told once of each such reason.
+
+    Raises:
+      BadInput: no mesh is possible.
+    """
+    found, reasons = [], {}
     for mesh in meshes(model, topology, batch, micro_batch):
-        if rows is not None and (rows[0] % (mesh.data * mesh.fsdp * micro_batch) or length % mesh.context):
+        try:
+            update = update_of(mesh)
+        except BadInput as error:
+            reasons[str(error)] = None
             continue
         for remat, offload in itertools.product(("none", "dots", "attention", "full", "offload"), (False, True)):
             options = {"remat": remat, "offload_optimizer": offload}
-            estimate = seconds(model, topology, mesh, length=length, batch=batch, micro_batch=micro_batch, **options)
-            found.append(MeshCandidate(mesh, remat, offload, estimate))
+            found.append(MeshCandidate(mesh, remat, offload, seconds(model, topology, mesh, update, **options)))
+    for reason in reasons:
+        refused(f"mesh=search leaves out: {reason}")
     if not found:
         raise BadInput(
             f"mesh=search: no mesh of {len(topology.devices)} devices has rows for a batch of {batch} and divides the "

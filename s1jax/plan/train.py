@@ -1,92 +1,94 @@
 """The train step of a recipe, compiled for a topology: bytes by part, operations, time."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from s1jax.config import BadInput
 from s1jax.models.decoder import Decoder, DecoderConfig
 from s1jax.parallel.mesh import MeshConfig, make_mesh
 from s1jax.plan import memory
 from s1jax.plan.memory import Memory
 from s1jax.plan.result import TrainPlan
 from s1jax.plan.topology import Topology
+from s1jax.plan.update import Update, update_of
 from s1jax.train.config import TrainRun
-from s1jax.train.flops import peak_flops, train_flops
-from s1jax.train.setup import recipe_for, rows_at_once
+from s1jax.train.data import Examples
+from s1jax.train.flops import peak_flops
+from s1jax.train.setup import recipe_for
 from s1jax.train.step import Batch, TrainState, batch_sharding, initial_state, make_step, state_shardings
-
-
-def steps_of(config: TrainRun, examples: int) -> int:
-    """Updates of a run over so many examples."""
-    return config.epochs * -(-examples // config.global_batch) if config.steps is None else config.steps
 
 
 def plan_train(
     config: TrainRun,
     model: DecoderConfig,
     topology: Topology,
+    examples: Examples,
     *,
     rows: tuple[int, int] | None = None,
-    examples: int = 1000,
+    longest_only: bool = False,
 ) -> TrainPlan:
-    """Compile the step and count.
+    """Compile the step for every row length of the run, side by side, and count.
 
     Args:
-      rows: rows of a step and their length. None: as many as the mesh takes at once, of the block's length,
-        rounded up as packing does.
-      examples: of the data set; they set the length of the schedule alone.
+      examples: of the data set: an update's are packed as `train` packs them.
+      rows: rows of a step and their length in place of what the examples make.
+      longest_only: compile only the longest rows, as a search does.
 
     Raises:
-      BadInput: a mesh that does not divide the model, the devices or the rows.
+      BadInput: a mesh that does not divide the model, the devices or the rows, or that the batch does not fill.
     """
     mesh = make_mesh(config.mesh, topology.devices)
     sizes = {axis: mesh.shape[axis] for axis in mesh.axis_names}
     config = dataclasses.replace(config, mesh=MeshConfig(**sizes))
-    at_once = rows_at_once(config, mesh)
-    multiple = math.lcm(config.packing.multiple, mesh.shape["context"])
-    count, length = rows or (at_once, -(-config.data.block // multiple) * multiple)
-    if count % at_once or count < 1 or length % mesh.shape["context"]:
-        raise BadInput(
-            f"rows=[{count},{length}]: the mesh takes {at_once} rows at once, cut into {mesh.shape['context']} parts; "
-            f"give a multiple of {at_once} rows, of a length that is a multiple of {mesh.shape['context']}"
-        )
-    if length > model.max_position:
-        raise BadInput(f"rows of {length} ids; the model is made for {model.max_position} positions; give shorter rows")
-    steps = steps_of(config, examples)
-    recipe = recipe_for(config, model, mesh, steps=steps, max_segments=config.global_batch, max_segment_length=length)
+    update = update_of(config, model, mesh, examples, rows)
+    recipe = recipe_for(
+        config,
+        model,
+        mesh,
+        steps=update.steps,
+        max_segments=update.max_segments,
+        max_segment_length=update.max_segment_length,
+    )
     shapes = jax.eval_shape(lambda: initial_state(Decoder(model, jax.random.key(0)), recipe))
     shardings = state_shardings(shapes, mesh, recipe)
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-    batch = _batch(mesh, count // at_once, at_once, length)
-    lowered = memory.lower(make_step(recipe, mesh, shardings), topology, state, batch)
-    compiled = memory.measure(lowered, topology, triton=False)
-    flops = train_flops(model, [length] * count, config.lora)
+    step = make_step(recipe, mesh, shardings)
+    pairs = list(zip(update.lengths, update.kept, strict=True))[-1 if longest_only else 0 :]
+    batches = [_batch(mesh, update, length, kept) for length, kept in pairs]
+    lowered = [memory.lower(step, topology, state, batch) for batch in batches]
+    compiled = memory.measure_all(lowered, topology, triton=False)
+    most = max(range(len(pairs)), key=lambda i: compiled[i].total)
     peak = peak_flops(topology.devices)
+    parts = _parts(state, batches[most], compiled[most].total)
     return TrainPlan(
         config=config,
         model=model,
         mesh=mesh,
-        rows=count,
-        length=length,
-        micro_batches=count // at_once,
+        update=update,
         recipe=recipe,
-        memory=Memory(_parts(state, batch, compiled.total), _host(state, compiled.host), topology.memory),
-        flops=flops,
-        floor_seconds=None if peak is None else flops / peak,
+        length=pairs[most][0],
+        memory=Memory(parts, _host(state, compiled[most].host), topology.memory),
+        bytes_by_length={length: each.total for (length, _), each in zip(pairs, compiled, strict=True)},
+        floor_seconds=None if peak is None else update.flops / peak,
     )
 
 
-def _batch(mesh: Mesh, micro_batches: int, rows: int, length: int) -> Batch:
+def _batch(mesh: Mesh, update: Update, length: int, kept: int | None) -> Batch:
     sharding = batch_sharding(mesh)
-    names = [field.name for field in dataclasses.fields(Batch) if field.name != "kept"]  # the dearest: all are kept
+    names = [field.name for field in dataclasses.fields(Batch)]
     types = dict.fromkeys(names, jnp.int32) | {"weights": jnp.float32}
-    shape = (micro_batches, rows, length)
-    arrays: Any = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in types.items()}
+    sizes: dict[str, int | None] = dict.fromkeys(names, length) | {"kept": kept}
+    arrays: Any = {
+        name: None
+        if size is None
+        else jax.ShapeDtypeStruct(
+            (update.micro_batches, update.rows // update.micro_batches, size), types[name], sharding=sharding
+        )
+        for name, size in sizes.items()
+    }
     return Batch(**arrays)
 
 

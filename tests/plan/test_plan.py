@@ -7,23 +7,27 @@ import math
 import pathlib
 
 import pytest
+from jax.sharding import AbstractMesh
 
 from s1jax import __main__ as cli
 from s1jax.checkpoint.folder import read_config
 from s1jax.config import BadInput
 from s1jax.engine.config import EngineConfig
 from s1jax.models.decoder import DecoderConfig
-from s1jax.parallel.mesh import MeshConfig
-from s1jax.plan import advice, run, search, sizes, topology
+from s1jax.parallel.mesh import AXES, MeshConfig
+from s1jax.plan import advice, lengths, run, search, sizes, topology
 from s1jax.plan.decode import plan_decode
 from s1jax.plan.memory import BESIDE, USABLE, Memory, judge
 from s1jax.plan.run import PlanRun, make_plan
+from s1jax.plan.update import update_of
 from s1jax.train.config import RandomModel
+from s1jax.train.data import DataConfig
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 GIB = 2**30
 GOLDEN = 66_429_952  # bytes of a device: jax 0.10.2, libtpu 0.0.42.1
 TOY = DecoderConfig("qwen2", D=64, K=2, G=2, H=16, F=128, V=512, L=2, qkv_bias=True)
+MODEL_32B = "Qwen/Qwen2.5-32B-Instruct"
 CONFIG = PlanRun(
     model=RandomModel(TOY), topology="cpu:8", rows=(4, 128), mesh=MeshConfig(fsdp=4, context=2), dtype="float32"
 )
@@ -106,6 +110,7 @@ def test_a_missing_compiler_names_the_extra(monkeypatch, name, extra):
     "change, says",
     [
         ({"rows": (3, 128)}, "takes 4 rows at once"),
+        ({"rows": None, "lengths": "s2k"}, "lengths='s2k' is not known; use auto, rows or one of s1k, s1k_deepseek"),
         ({"rows": (4, 127)}, "cut into 2 parts"),
         ({"rows": (4, 65536)}, "made for 32768 positions"),
         ({"mesh": MeshConfig(fsdp=3)}, "there are 8"),
@@ -132,10 +137,10 @@ def test_the_verb_leaves_plan_json_and_says_what_fits(tmp_path, capsys):
     recipe, out = tmp_path / "toy.yaml", tmp_path / "out"
     recipe.write_text(
         f"model: {{init: {{family: qwen2, qkv_bias: true, {sizes_of}}}}}\n"
-        "data: {rows: nowhere, block: 128}\ndtype: float32\nmesh: {fsdp: 4, context: 2}\n",
+        "data: {rows: nowhere, block: 512}\ndtype: float32\nmesh: {fsdp: 4, context: 2}\n",
         encoding="utf-8",
     )
-    assert cli.main(["plan", str(recipe), "topology=cpu:8", f"out={out}"]) == 0
+    assert cli.main(["plan", str(recipe), "topology=cpu:8", "mean_tokens=98", f"out={out}"]) == 0
     shown = capsys.readouterr().out
     plan = json.loads((out / "plan.json").read_text(encoding="utf-8"))
     assert plan["format"] == "s1jax.plan/1"
@@ -143,6 +148,9 @@ def test_the_verb_leaves_plan_json_and_says_what_fits(tmp_path, capsys):
     assert plan["moments"] == {"mu": "float32", "nu": "float32"}
     assert plan["mesh"] == {"data": 1, "fsdp": 4, "context": 2, "tensor": 1}
     assert plan["floor_seconds"] is None and plan["flops_per_step"] > 0
+    assert plan["tokens_per_step"] == pytest.approx(16 * 97) and 0.75 < plan["fill"] <= 1
+    assert plan["rows"][1] == max(plan["lengths"]) and set(plan["bytes_by_length"]) == set(map(str, plan["lengths"]))
+    assert plan["bytes_per_device"]["total"] == max(plan["bytes_by_length"].values())
     assert "optimizer" in shown and ": fits" in shown
     assert json.loads((out / "run.json").read_text(encoding="utf-8"))["kind"] == "PlanRun"
 
@@ -176,27 +184,34 @@ def test_a_search_takes_the_fastest_that_fits():
 
 
 def test_the_order_of_a_search(monkeypatch):
-    model = sizes.KNOWN["Qwen/Qwen2.5-32B-Instruct"]
     chip = topology.CHIPS["h100"]
     kind = type("Device", (), {"device_kind": "NVIDIA H100 80GB HBM3"})()
     hosts = topology.Topology("h100:2x8", chip, (kind,) * 16, 2)
-    ordered = search.candidates(model, hosts, length=32768, batch=16, micro_batch=1)
+    asked, refused = dataclasses.replace(CONFIG, rows=None, model=MODEL_32B, data=DataConfig(rows="")), []
+    model, (examples, _) = sizes.decoder_config(MODEL_32B), lengths.examples_of(asked, "s1k", 1000, None)
+
+    def update(mesh):
+        sizes_of = tuple(getattr(mesh, axis) for axis in AXES)
+        return update_of(asked, model, AbstractMesh(sizes_of, AXES), examples, None)
+
+    options = {"batch": 16, "micro_batch": 1, "refused": refused.append}
+    ordered = search.candidates(model, hosts, update, **options)
     seconds = {(c.mesh.fsdp, c.mesh.context, c.mesh.data, c.remat, c.offload_optimizer): c.seconds for c in ordered}
     assert ordered == sorted(ordered, key=lambda candidate: candidate.seconds)
-    assert {c.mesh.context * c.mesh.tensor for c in ordered} == {1, 2, 4, 8}, "within a host, and the kv heads divide"
+    assert {c.mesh.context * c.mesh.tensor for c in ordered} == {2, 4, 8}, "within a host, and the kv heads divide"
     plain = seconds[4, 4, 1, "full", False]
     assert seconds[4, 4, 1, "none", False] < plain, "nothing computed twice"
     assert seconds[4, 4, 1, "full", True] > plain, "moments moved"
-    assert seconds[16, 1, 1, "full", False] > plain, "sixteen rows of one example each wait for the longest"
-    assert search.filled(16, 4) > 0.9 > search.filled(16, 16)
+    assert {c.mesh.data * c.mesh.fsdp for c in ordered} == {2, 4, 8}
+    assert len(refused) == 1 and "16 rows of a step would be 69% tokens and else padding, 8 rows 93%" in refused[0]
     monkeypatch.setattr(topology, "CHIPS", {})
     with pytest.raises(BadInput, match="mesh=search: no mesh of 16 devices"):
-        search.candidates(model, hosts, length=32768, batch=1, micro_batch=2)
+        search.candidates(model, hosts, update, **{**options, "batch": 1, "micro_batch": 2})
 
 
 def test_a_search_by_the_verb_plans_what_it_chose():
     plan, _ = make_plan(dataclasses.replace(CONFIG, mesh="search"))
-    assert plan.memory.verdict == "fits" and plan.recipe.remat == "none"
+    assert plan.memory.verdict == "fits" and plan.recipe.remat == "none" and not plan.recipe.offload_optimizer
     assert math.prod(plan.mesh.shape.values()) == 8
 
 
@@ -224,7 +239,7 @@ def test_a_tpu_plan_is_what_it_was():
     plan, where = make_plan(config)
     assert plan.recipe.attention == "splash" and where.devices[0].platform == "tpu"
     assert plan.memory.total == pytest.approx(GOLDEN, rel=0.02)
-    assert plan.floor_seconds == pytest.approx(plan.flops / (4 * 197e12))
+    assert plan.floor_seconds == pytest.approx(plan.update.flops / (4 * 197e12))
 
 
 def test_recorded_plans_are_of_these_recipes_and_of_the_locked_versions():
@@ -239,3 +254,15 @@ def test_recorded_plans_are_of_these_recipes_and_of_the_locked_versions():
         assert entry["inputs"] == tool.inputs(entry["arguments"]), f"{name} was planned from other inputs: make plans"
         assert f"jax=={entry['plan']['versions']['jax']} " in lock, f"{name} was planned with another jax: make plans"
     assert (ROOT / "docs" / "plans.md").read_text(encoding="utf-8") == tool.table(recorded)
+
+
+def test_the_recorded_update_of_s1_fits_eight_gpus():
+    """Golden, in GiB of one of 8 H100, the whole update, no offload; four micro-batches beside one."""
+    recorded = json.loads((ROOT / "docs" / "plans.json").read_text(encoding="utf-8"))["plans"]
+    totals = {name: entry["plan"]["bytes_per_device"]["total"] / GIB for name, entry in recorded.items()}
+    for name, expected, bar in (("s1, 8 H100, bf16 mu", 59.98, 61), ("s1, 8 H100", 66.79, 67)):
+        plan = recorded[name]["plan"]
+        assert totals[name] == pytest.approx(expected, rel=0.005) and totals[name] <= bar
+        assert plan["fits"] and not plan["offload_optimizer"] and plan["micro_batches"] == 3 and plan["fill"] > 0.9
+    assert totals["four micro-batches"] <= 1.03 * totals["one micro-batch"]
+    assert recorded["four micro-batches"]["plan"]["micro_batches"] == 4

@@ -1,7 +1,6 @@
 """The estimate that orders a search, by hand, and which ways it goes over."""
 
 import dataclasses
-import math
 import types
 
 import pytest
@@ -10,11 +9,13 @@ from s1jax.config import BadInput
 from s1jax.models.decoder import DecoderConfig
 from s1jax.parallel.mesh import MeshConfig
 from s1jax.plan import search, sizes, topology
+from s1jax.plan.update import Update
 
 TOY = DecoderConfig("qwen2", D=64, K=2, G=2, H=16, F=128, V=512, L=2, qkv_bias=True)
 # Multiplied with every token: q and o of 4 heads, k and v of 2, three matrices of F, the head.
 MATRICES = 2 * (64 * 16 * 2 * (4 + 2) + 3 * 64 * 128) + 64 * 512
 B32 = sizes.KNOWN["Qwen/Qwen2.5-32B-Instruct"]
+MATRICES_OF = {TOY: MATRICES, B32: 64 * (2 * 5120 * 40 * 128 + 2 * 5120 * 8 * 128 + 3 * 5120 * 27648) + 5120 * 152064}
 
 
 def devices(kind: str, count: int, hosts: int, chip: str) -> topology.Topology:
@@ -26,22 +27,19 @@ def devices(kind: str, count: int, hosts: int, chip: str) -> topology.Topology:
 H100 = devices("NVIDIA H100 80GB HBM3", 16, 2, "h100")
 
 
+def update(rows, length, micro_batches=1, *, model=TOY, tokens=None):
+    """Full rows of one example each, of whose positions so many hold tokens."""
+    tokens = rows * length if tokens is None else tokens
+    flops = 6 * MATRICES_OF[model] * tokens + 6 * model.L * model.K * model.G * model.H * rows * length**2
+    return Update(315, rows, micro_batches, (length,), (None,), tokens, rows * length, flops, 16, length)
+
+
 def test_what_remat_computes_twice():
     whole = 6 * MATRICES * 512 + 6 * 2 * 2 * 2 * 16 * 512**2
     attention = 6 * 2 * 2 * 2 * 16 * 512**2 / whole
     expected = {"none": 0, "dots": attention / 3, "attention": (1 - attention) / 3, "full": 1 / 3, "offload": 1 / 3}
     for remat, share in expected.items():
-        assert search.recomputed(TOY, 512, remat) == pytest.approx(share)
-
-
-def test_how_full_equal_rows_are():
-    """Lengths are the quantiles of a log-normal; one row is full, and one example a row waits for the longest."""
-    assert search.filled(16, 1) == 1.0
-    lengths = [math.exp(0.35 * z) for z in (-1.1503, -0.3186, 0.3186, 1.1503)]  # quantiles 1/8, 3/8, 5/8, 7/8
-    assert search.filled(4, 4) == pytest.approx(sum(lengths) / (4 * lengths[3]), rel=1e-3)
-    assert search.filled(4, 2) == pytest.approx(
-        sum(lengths) / 2 / max(lengths[0] + lengths[3], lengths[1] + lengths[2]), rel=1e-3
-    )
+        assert search.recomputed(TOY, update(1, 512), remat) == pytest.approx(share)
 
 
 @pytest.mark.parametrize(
@@ -55,26 +53,29 @@ def test_how_full_equal_rows_are():
     ],
 )
 def test_the_estimate_of_a_candidate(mesh, remat, offload):
-    """Qwen2.5-32B by hand: 31.2e9 matrix parameters, rows of 32,768, a batch of 16, on 16 H100 of two hosts."""
+    """Qwen2.5-32B by hand: 31.2e9 matrix parameters, a batch in 16 rows of 9,000 of which 120,000 positions are tokens,
+    on 16 H100 of two hosts."""
     D, K, G, H, F, V, L, n = 5120, 8, 5, 128, 27648, 152064, 64, 16
-    T, rows = 32768, mesh.data * mesh.fsdp
+    T, rows, tokens = 9000, 16, 120_000
+    micro = rows // (mesh.data * mesh.fsdp)
     matrices = L * (2 * D * K * G * H + 2 * D * K * H + 3 * D * F) + D * V
+    given = update(rows, T, micro, model=B32, tokens=tokens)
     step = 6 * matrices * T * rows + 6 * L * K * G * H * T**2 * rows
-    products = step * (1 + search.recomputed(B32, T, remat)) / (0.6 * n * 989e12)
+    assert given.flops == step - 6 * matrices * (T * rows - tokens)
+    products = step * (1 + search.recomputed(B32, given, remat)) / (0.6 * n * 989e12)
     weights, cut = matrices + V * D, mesh.fsdp * mesh.context
     link = 450e9 if cut * mesh.tensor <= 8 else 50e9 * min(8, cut)
     moved = 8 * weights / mesh.tensor * (1 - 1 / cut) / link
     if mesh.data > 1:
         moved += 8 * weights / cut / mesh.tensor / 50e9
-    own = T / mesh.context
+    own = micro * T / mesh.context
     out = L * 4 * own * D / 50e9 if remat == "offload" else 0
     heads = 8 * own * H * K * (2 * G + 2) / mesh.tensor * (1 - 1 / mesh.context)
     sums = 24 * own * D * (1 - 1 / mesh.tensor)
     moments = 16 * weights / cut / mesh.tensor / 50e9 if offload else 0
-    spent = max(products, moved + out) + L * (heads + sums) / 450e9 + moments
-    options = {"length": T, "batch": 16, "micro_batch": 1, "remat": remat, "offload_optimizer": offload}
-    estimate = spent / (rows * T * search.filled(16, rows))
-    assert search.seconds(B32, H100, mesh, **options) == pytest.approx(estimate, rel=1e-12)
+    spent = max(products, micro * moved + out) + L * (heads + sums) / 450e9 + moments
+    estimate = search.seconds(B32, H100, mesh, given, remat=remat, offload_optimizer=offload)
+    assert estimate == pytest.approx(spent, rel=1e-12)
 
 
 def test_meshes_of_a_topology():
@@ -93,12 +94,27 @@ def test_meshes_of_a_topology():
     narrow = dataclasses.replace(TOY, K=8, D=60)
     assert {m.fsdp * m.context for m in search.meshes(narrow, where, 8, 1)} <= {1, 2, 4}, "60 is not cut into 8"
     assert all(m.tensor * m.context <= 4 for m in search.meshes(narrow, where, 8, 1)), "within a host"
-    of_rows = {"length": 129, "batch": 4, "micro_batch": 1}
-    cut = search.candidates(TOY, where, **of_rows, rows=(4, 129))
-    assert {(c.mesh.context, c.mesh.tensor) for c in cut} == {(1, 2)}, "129 is not cut into 2"
+
+
+def test_candidates_are_those_that_can_make_the_batch():
+    where, refused = devices("NVIDIA H100", 8, 2, "h100"), []
+
+    def made(mesh):
+        if mesh.context > 1:
+            raise BadInput("129 is not cut into 2")
+        return update(4, 129, 4 // (mesh.data * mesh.fsdp))
+
+    options = {"batch": 4, "micro_batch": 1, "refused": refused.append}
+    cut = search.candidates(TOY, where, made, **options)
+    assert {(c.mesh.context, c.mesh.tensor) for c in cut} == {(1, 2)}
     assert len(cut) == 3 * 5 * 2, "meshes, remats, offload or not"
+    assert refused == ["mesh=search leaves out: 129 is not cut into 2"], "a reason is said once"
+
+    def nothing(mesh):
+        raise BadInput("never")
+
     with pytest.raises(BadInput, match="no mesh of 8 devices"):
-        search.candidates(TOY, where, **of_rows, rows=(6, 129))
+        search.candidates(TOY, where, nothing, **options)
 
 
 def test_a_search_compiles_twelve_at_most():
