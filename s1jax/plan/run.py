@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from jax.sharding import AbstractMesh
 
-from s1jax.config import BadInput, free
+from s1jax.config import BadInput, Positive, PositiveNumber, free
 from s1jax.engine.config import EngineConfig
 from s1jax.models.decoder import DecoderConfig, abstract, count
 from s1jax.parallel.mesh import AXES, MeshConfig
@@ -125,7 +125,7 @@ def make_plan(config: PlanRun) -> tuple[TrainPlan, Topology]:
     model = decoder_config(config.model)
     examples, said = examples_of(config, config.lengths, config.examples, config.mean_tokens)
     if config.rows is None:
-        say(f"lengths: {said}")
+        say(f"lengths: {said}, of at most {config.data.block:,}")
     if config.mesh == "search":
         config = _search(config, model, where, examples)
     return plan_train(config, model, where, examples, rows=config.rows), where

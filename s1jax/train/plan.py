@@ -131,11 +131,12 @@ def make_plan(
     Args:
       row_multiple: rows that the mesh takes at once: `data * fsdp * micro_batch`.
       length_multiple: ways that a row is cut by the mesh (`context`).
-      block: no row may be longer, but for rounding up to the multiple.
+      block: no row may be longer, but for rounding up to the multiple, where `packing.longest` says nothing.
 
     Raises:
       BadInput: the mesh cannot make this batch; the message names the numbers that work.
     """
+    block = packing.longest or block
     packing = dataclasses.replace(packing, multiple=int(np.lcm(packing.multiple, length_multiple)))
     lengths = np.array([len(row.ids) - 1 for row in examples])
     of = [lengths[indices_at(step, len(examples), batch, seed)].tolist() for step in range(steps)]

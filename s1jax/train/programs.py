@@ -12,40 +12,43 @@ from jax.sharding import NamedSharding
 from s1jax.train.plan import HostBatch, Plan
 from s1jax.train.step import Batch, TrainState
 
-Shape = tuple[tuple[int, ...], tuple[int, ...] | None]
+BatchShape = tuple[tuple[int, ...], tuple[int, ...] | None]
 """Of the tokens of a batch `[A, B, T]`, and of its `kept`."""
 
 
 class Programs:
     """A compiled function of a state and a batch for each shape of a batch."""
 
-    def __init__(self, compiled: Mapping[Shape, Callable[[TrainState, Batch], Any]]) -> None:
+    def __init__(self, compiled: Mapping[BatchShape, Callable[[TrainState, Batch], Any]]) -> None:
         self._compiled = compiled
 
     def __call__(self, state: TrainState, batch: Batch) -> Any:
         return self._compiled[shape_of(batch)](state, batch)
 
 
-def shape_of(batch: Batch) -> Shape:
+def shape_of(batch: Batch) -> BatchShape:
     """By which programs are told apart."""
     return batch.tokens.shape, None if batch.kept is None else batch.kept.shape
 
 
-def shapes_of_steps(plan: Plan, rows_at_once: int) -> list[Shape]:
-    """Shapes of the batches of a run."""
+def shapes_of_steps(plan: Plan, rows_at_once: int) -> list[BatchShape]:
+    """BatchShapes of the batches of a run."""
     pairs = zip(plan.lengths, plan.kept, strict=True)
     return [_shape(plan.rows, rows_at_once, length, kept) for length, kept in pairs]
 
 
-def shapes_of_batches(batches: Sequence[HostBatch], rows_at_once: int) -> list[Shape]:
-    """Shapes of given batches, each once."""
+def shapes_of_batches(batches: Sequence[HostBatch], rows_at_once: int) -> list[BatchShape]:
+    """BatchShapes of given batches, each once."""
     arrays = [batch.arrays for batch in batches]
     sizes = [(x.tokens.shape, None if x.kept is None else x.kept.shape[1]) for x in arrays]
     return list(dict.fromkeys(_shape(rows, rows_at_once, length, kept) for (rows, length), kept in sizes))
 
 
 def compile_all(
-    asked: Sequence[tuple[Any, Sequence[Shape]]], state: TrainState, sharding: NamedSharding, say: Callable[[str], None]
+    asked: Sequence[tuple[Any, Sequence[BatchShape]]],
+    state: TrainState,
+    sharding: NamedSharding,
+    say: Callable[[str], None],
 ) -> list[Programs]:
     """Compile jitted functions of a state and a batch for all their shapes, side by side.
 
@@ -68,12 +71,12 @@ def compile_all(
     return [Programs({shape: next(done) for shape in shapes}) for _, shapes in asked]
 
 
-def _shape(rows: int, rows_at_once: int, length: int, kept: int | None) -> Shape:
+def _shape(rows: int, rows_at_once: int, length: int, kept: int | None) -> BatchShape:
     dealt = (rows // rows_at_once, rows_at_once)
     return (*dealt, length), None if kept is None else (*dealt, kept)
 
 
-def _abstract(shape: Shape, sharding: NamedSharding) -> Batch:
+def _abstract(shape: BatchShape, sharding: NamedSharding) -> Batch:
     tokens, kept = shape
 
     def array(shape: tuple[int, ...], dtype: Any = jnp.int32) -> Any:

@@ -79,7 +79,7 @@ def plan_run(config: TrainRun, examples: Examples, mesh: Mesh | AbstractMesh) ->
         norm=config.loss.norm,
         row_multiple=rows_at_once(config, mesh),
         length_multiple=mesh.shape["context"],
-        block=config.packing.longest or config.data.block,
+        block=config.data.block,
     )
 
 
