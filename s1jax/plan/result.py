@@ -1,4 +1,4 @@
-"""What a plan of the train step says."""
+"""What a plan of the train step says, and of which update."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,9 +8,41 @@ from jax.sharding import Mesh
 from s1jax.models.decoder import DecoderConfig
 from s1jax.parallel.mesh import MeshConfig
 from s1jax.plan.memory import Memory
-from s1jax.plan.update import Update
 from s1jax.train.config import TrainRun
 from s1jax.train.step import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """What an update of a run takes in.
+
+    Attributes:
+      steps: updates of the run.
+      rows: rows of an update.
+      micro_batches: into how many they are dealt.
+      lengths: row lengths that are compiled, ascending.
+      kept: for each of them how many positions reach the head, None for all.
+      tokens: of the examples of an update, in the mean.
+      positions: of its rows, in the mean; what no example fills is padding.
+      flops: operations of a mean update for its examples alone, recomputation not counted.
+      max_segments, max_segment_length: bounds on the examples of a row and on an example's length.
+    """
+
+    steps: int
+    rows: int
+    micro_batches: int
+    lengths: tuple[int, ...]
+    kept: tuple[int | None, ...]
+    tokens: float
+    positions: float
+    flops: float
+    max_segments: int
+    max_segment_length: int
+
+    @property
+    def fill(self) -> float:
+        """Share of the positions that holds tokens."""
+        return self.tokens / self.positions
 
 
 @dataclasses.dataclass(frozen=True)

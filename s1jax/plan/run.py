@@ -20,11 +20,11 @@ from s1jax.plan import advice, search, topology
 from s1jax.plan.decode import plan_decode
 from s1jax.plan.lengths import examples_of
 from s1jax.plan.memory import BESIDE, USABLE, Fit, Memory
-from s1jax.plan.result import TrainPlan, least_bytes
+from s1jax.plan.result import TrainPlan, Update, least_bytes
 from s1jax.plan.sizes import decoder_config
 from s1jax.plan.topology import GIB, Topology
 from s1jax.plan.train import plan_train
-from s1jax.plan.update import Update, update_of
+from s1jax.plan.update import update_of
 from s1jax.records import write_json
 from s1jax.runs.folder import entered
 from s1jax.train.config import TrainRun

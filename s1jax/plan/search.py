@@ -18,8 +18,8 @@ from s1jax.config import BadInput
 from s1jax.models.decoder import DecoderConfig
 from s1jax.parallel.mesh import AXES, MeshConfig
 from s1jax.plan.memory import Fit
+from s1jax.plan.result import Update
 from s1jax.plan.topology import Topology
-from s1jax.plan.update import Update
 from s1jax.train.flops import matmul_parameters, peak_flops
 
 SUSTAINED = 0.6

@@ -11,9 +11,9 @@ from s1jax.models.decoder import Decoder, DecoderConfig
 from s1jax.parallel.mesh import MeshConfig, make_mesh
 from s1jax.plan import memory
 from s1jax.plan.memory import Memory
-from s1jax.plan.result import TrainPlan
+from s1jax.plan.result import TrainPlan, Update
 from s1jax.plan.topology import Topology
-from s1jax.plan.update import Update, update_of
+from s1jax.plan.update import update_of
 from s1jax.train.config import TrainRun
 from s1jax.train.data import Examples
 from s1jax.train.flops import peak_flops

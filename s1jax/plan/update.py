@@ -1,49 +1,16 @@
 """One update of a recipe on a mesh: its rows, as `train` packs them, their lengths, and the operations."""
 
-import dataclasses
 import math
 
 from jax.sharding import AbstractMesh, Mesh
 
 from s1jax.config import BadInput
 from s1jax.models.decoder import DecoderConfig
+from s1jax.plan.result import Update
 from s1jax.train.config import TrainRun
 from s1jax.train.data import Examples
 from s1jax.train.flops import train_flops
 from s1jax.train.setup import check_positions, plan_run, rows_at_once
-
-
-@dataclasses.dataclass(frozen=True)
-class Update:
-    """What an update of a run takes in.
-
-    Attributes:
-      steps: updates of the run.
-      rows: rows of an update.
-      micro_batches: into how many they are dealt.
-      lengths: row lengths that are compiled, ascending.
-      kept: for each of them how many positions reach the head, None for all.
-      tokens: of the examples of an update, in the mean.
-      positions: of its rows, in the mean; what no example fills is padding.
-      flops: operations of a mean update for its examples alone, recomputation not counted.
-      max_segments, max_segment_length: bounds on the examples of a row and on an example's length.
-    """
-
-    steps: int
-    rows: int
-    micro_batches: int
-    lengths: tuple[int, ...]
-    kept: tuple[int | None, ...]
-    tokens: float
-    positions: float
-    flops: float
-    max_segments: int
-    max_segment_length: int
-
-    @property
-    def fill(self) -> float:
-        """Share of the positions that holds tokens."""
-        return self.tokens / self.positions
 
 
 def update_of(

@@ -9,7 +9,7 @@ from s1jax.config import BadInput
 from s1jax.models.decoder import DecoderConfig
 from s1jax.parallel.mesh import MeshConfig
 from s1jax.plan import search, sizes, topology
-from s1jax.plan.update import Update
+from s1jax.plan.result import Update
 
 TOY = DecoderConfig("qwen2", D=64, K=2, G=2, H=16, F=128, V=512, L=2, qkv_bias=True)
 # Multiplied with every token: q and o of 4 heads, k and v of 2, three matrices of F, the head.
