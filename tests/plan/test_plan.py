@@ -249,7 +249,9 @@ def test_recorded_plans_are_of_these_recipes_and_of_the_locked_versions():
     spec.loader.exec_module(tool)
     recorded = json.loads((ROOT / "docs" / "plans.json").read_text(encoding="utf-8"))
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    assert list(recorded["plans"]) == list(tool.PLANS)
+    missing = [name for name in tool.PLANS if name not in recorded["plans"]]
+    assert set(missing) <= set(tool.TPUS), "only a TPU's plans, which take minutes, may be due; the page names them"
+    assert list(recorded["plans"]) == [name for name in tool.PLANS if name not in missing]
     for name, entry in recorded["plans"].items():
         assert entry["inputs"] == tool.inputs(entry["arguments"]), f"{name} was planned from other inputs: make plans"
         assert f"jax=={entry['plan']['versions']['jax']} " in lock, f"{name} was planned with another jax: make plans"
