@@ -1,4 +1,4 @@
-"""Accounts of rows from their ids, on the real tokenizer: controlled rows, and `free` ones that think by themselves."""
+"""Accounts of rows from their tokens: controlled rows, and `free` ones that think by themselves."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 import pytest
+import transformers
 
 from s1jax.control import CONTROLS
 from s1jax.control.budget import automaton as budget
@@ -55,34 +56,48 @@ def observed(bench: Bench, name: str, text: str, finish: int = STOP) -> tuple[Ac
     return account, decode(ids[: account.thinking_tokens]), decode(ids[account.answer_offset :])
 
 
+@pytest.fixture(scope="module")
+def cut(qwen_files):
+    """Text before and after the end of thinking, cut where tokens are: a token with a byte of the end is of the end."""
+    backend = transformers.AutoTokenizer.from_pretrained(str(qwen_files))
+
+    def cut(before: str, end: str, after: str) -> tuple[str, str]:
+        text, first, last = before + end + after, len(before), len(before + end)
+        spans = backend(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        of_end = [span for span in spans if span[0] < last and span[1] > first]
+        return text[: of_end[0][0]], text[of_end[-1][1] :]
+
+    return cut
+
+
 @pytest.mark.parametrize(
-    ("name", "text", "thinking", "answer"),
+    ("name", "before", "end", "after"),
     [
-        (
-            "s1",
-            "<|im_start|>think\na b.\n<|im_start|>answer\n4<|im_end|>",
-            "<|im_start|>think\na b.\n",
-            "\n4<|im_end|>",
-        ),
-        (
-            "s1",
-            "<|im_start|>think\na<|im_start|>assistant 4<|im_end|>",
-            "<|im_start|>think\na",
-            "assistant 4<|im_end|>",
-        ),
-        ("s1", "<|im_start|>think\na<|im_end|>", "<|im_start|>think\na", "<|im_end|>"),
-        ("tags", "<think>\na b\n</think>\n\n4<|im_end|>", "<think>\na b\n", "4<|im_end|>"),
-        ("tags", "<think>a b.</think> 4<|im_end|>", "<think>a b", " 4<|im_end|>"),
-        ("tags", "<think></think>4<|im_end|>", "<think", "4<|im_end|>"),
+        ("s1", "<|im_start|>think\na b.\n", "<|im_start|>answer", "\n4<|im_end|>"),
+        ("s1", "<|im_start|>think\na", "<|im_start|>", "assistant 4<|im_end|>"),
+        ("s1", "<|im_start|>think\na", "", "<|im_end|>"),
+        ("tags", "<think>\na b\n", "</think>", "\n\n4<|im_end|>"),
+        ("tags", "<think>a b.", "</think>", " 4<|im_end|>"),  # Qwen's `.</` and `>\n\n` are tokens of the end
+        ("tags", "<think>", "</think>", "4<|im_end|>"),
     ],
 )
-def test_a_free_row_that_opens_thinking_by_itself(bench, name, text, thinking, answer):
-    account, thought, answered = observed(bench, name, text)
+def test_a_free_row_that_opens_thinking_by_itself(bench, cut, name, before, end, after):
+    account, thought, answered = observed(bench, name, before + end + after)
     assert account.thinking_finish_reason == "natural"
-    # An id that holds a byte of the end belongs to it wholly: the full stop of `.</`, the `>` of `></`.
-    assert (thought, answered) == (thinking, answer)
-    assert account.answer_tokens == len(bench.tokenizer.encode_markup(answer)) - 1
+    assert (thought, answered) == (cut(before, end, after) if end else (before, after))
+    assert account.answer_tokens == len(bench.tokenizer.encode_markup(answered)) - 1
     assert (account.finish_reason, account.extra["reopened"]) == ("stop", False)
+
+
+def test_an_end_of_thinking_in_tokens_of_qwen(shared):
+    tokenizer = Tokenizer.load(shared / "tokenizer" / "qwen2.5")
+    bench = Bench(tokenizer, budget.build(tokenizer, tokenizer.size, CONFIGS.values()))
+    for text, thinking, answer in [
+        ("<think>\na b\n</think>\n\n4<|im_end|>", "<think>\na b\n", "4<|im_end|>"),
+        ("<think>a b.</think> 4<|im_end|>", "<think>a b", " 4<|im_end|>"),
+        ("<think></think>4<|im_end|>", "<think", "4<|im_end|>"),
+    ]:
+        assert observed(bench, "tags", text)[1:] == (thinking, answer)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +141,7 @@ def test_an_answer_that_the_host_cuts_at_a_stop_string(bench):
 
 
 def test_rows_that_are_taken_away_while_they_think(bench):
-    ids = bench.tokenizer.encode_markup("a b c")
+    ids = bench.tokenizer.encode_markup("a b c")[:3]
     account = bench.account(bench.state("budget", phase=THINK, length=3, steps=4), ids)
     assert (account.thinking_tokens, account.answer_offset, account.answer_tokens) == (3, 3, 0)
     assert (account.thinking_finish_reason, account.finish_reason, account.steps) == (None, None, 4)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import transformers
 from budget_cases import ByteTokenizer
 from budget_drive import N_IDS, N_ROWS, nameless, padded, step_and_forbid
 
@@ -34,25 +35,43 @@ def qwen(qwen_files) -> Tokenizer:
     return Tokenizer.load(qwen_files)
 
 
-def test_the_s1_preset_in_ids_of_the_real_tokenizer(qwen):
+@pytest.fixture(scope="module")
+def theirs(qwen_files):
+    """The same files read by transformers: text -> tokens."""
+    backend = transformers.AutoTokenizer.from_pretrained(str(qwen_files))
+    return lambda text: tuple(backend(text, add_special_tokens=False)["input_ids"])
+
+
+def test_the_s1_preset_in_tokens(qwen, theirs):
     row = admit(BudgetConfig(), qwen, prompt_length=20, max_length=32768, max_new_tokens=32768)
-    assert row.answer_start == (151644, 9217)
-    assert row.forced_end == (151644, 9217, 198, 19357, 21806, 25)
-    assert (row.newline, row.strings) == ((198,), ((14190,),))
+    (newline,) = theirs("\n")
+    assert row.answer_start == (151644, *theirs("answer"))
+    assert row.forced_end == (151644, *theirs("answer\nFinal Answer:"))
+    assert (row.newline, row.strings) == ((newline,), (theirs("Wait"),))
     assert (row.delimiters, row.is_kept) == ((b"<|im_start|>",), (False,))
-    assert (row.room, row.budget, row.has_budget) == (32748, 32748 - 7, False)
+    closing = 1 + len(row.forced_end)
+    assert (row.room, row.budget, row.has_budget) == (32748, 32748 - closing, False)
+    assert header(BudgetConfig(), qwen) == (151644, *theirs("think"))
+
+
+def test_the_s1_preset_in_tokens_of_qwen(shared):
+    qwen = Tokenizer.load(shared / "tokenizer" / "qwen2.5")
+    row = admit(BudgetConfig(), qwen, prompt_length=20, max_length=32768, max_new_tokens=32768)
+    assert row.answer_start == header(BudgetConfig(thinking=False), qwen) == (151644, 9217)
+    assert row.forced_end == (151644, 9217, 198, 19357, 21806, 25)
+    assert (row.newline, row.strings, row.budget) == ((198,), ((14190,),), 32748 - 7)
     assert header(BudgetConfig(), qwen) == (151644, 26865)
 
 
-def test_headers(qwen):
-    assert header(BudgetConfig(thinking=False), qwen) == (151644, 9217)
+def test_headers(qwen, theirs):
+    assert header(BudgetConfig(thinking=False), qwen) == (151644, *theirs("answer"))
     for preset in ("think_tags", "qwen3"):  # an empty block, as Qwen3's template has it
         none = header(BudgetConfig(preset=preset, thinking=False), qwen)
-        assert none == tuple(qwen.encode_markup("<think>\n\n</think>\n\n"))
+        assert none == theirs("<think>\n\n</think>\n\n")
     assert CONTROLS["free"].header(FreeConfig(), qwen) == ()
     assert header(BudgetConfig(force_header=False), qwen) == ()
     assert qwen.decode(header(BudgetConfig(preset="think_tags"), qwen)) == "<think>\n"
-    assert header(BudgetConfig(thinking_start="Hm"), qwen) == tuple(qwen.encode("Hm"))
+    assert header(BudgetConfig(thinking_start="Hm"), qwen) == theirs("Hm")
 
 
 def test_given_texts_stand_in_for_the_presets():
