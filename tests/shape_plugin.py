@@ -220,10 +220,18 @@ class Plugin:
         """The test itself."""
         return (yield from self._told())
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self) -> Any:
+        """What a fixture does in the end."""
+        return (yield from self._told())
+
     def _told(self) -> Any:
-        result = yield
-        wrong = list(self._shapes.wrong.values())
-        self._shapes.wrong.clear()
+        """What is raised inside goes on as it is; what was seen before it belongs to this test and to none after it."""
+        try:
+            result = yield
+        finally:
+            wrong = list(self._shapes.wrong.values())
+            self._shapes.wrong.clear()
         if wrong:
             pytest.fail("names and shapes disagree:\n  " + "\n  ".join(wrong), pytrace=False)
         return result

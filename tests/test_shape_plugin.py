@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib.util
+import json
+import os
 import pathlib
 import re
 import subprocess
@@ -127,25 +129,86 @@ def test_the_alphabet_is_that_of_the_project():
     assert all(len(letter) == 1 and letter.isupper() for letter in axes.ALPHABET)
 
 
+INSTALL = """import shape_plugin
+shapes = shape_plugin.Shapes({alphabet!r})
+shape_plugin.install({package!r}, shapes)
+def pytest_configure(config):
+    config.pluginmanager.register(shape_plugin.Plugin(shapes))
+"""
+
+
+def run_pytest(folder: pathlib.Path, *plugins: str, **variables: str) -> str:
+    """What pytest says of the tests in a folder, in a process of its own."""
+    here = pathlib.Path(__file__).parent
+    paths = [str(here), str(here.parent), str(here.parent / "tools")]
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=short", str(folder)]
+    code = f"import sys; sys.path[:0] = {paths!r}; {'; '.join(f'import {name}' for name in ('pytest', *plugins))}; "
+    code += f"sys.exit(pytest.main({options!r}, plugins=[{', '.join(f'{name}.First()' for name in plugins)}]))"
+    environment = {**os.environ, **variables}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=environment)
+    return done.stdout + done.stderr
+
+
 def test_a_test_in_which_a_shape_is_wrong_fails(tmp_path):
-    """The plugin in a session of its own: a fixture and a test that break a name, and one that does not."""
+    """The plugin in a session of its own: a test and two fixtures that break a name, and tests that do not."""
     package = tmp_path / "known"
     package.mkdir()
     (package / "__init__.py").write_text("def first(x_BT):\n    return x_BT[0]\n")
-    (tmp_path / "conftest.py").write_text(
-        "import shape_plugin\nshapes = shape_plugin.Shapes('BT')\nshape_plugin.install('known', shapes)\n"
-        "def pytest_configure(config):\n    config.pluginmanager.register(shape_plugin.Plugin(shapes))\n"
-    )
+    (tmp_path / "conftest.py").write_text(INSTALL.format(alphabet="BT", package="known"))
     (tmp_path / "test_it.py").write_text(
         "import numpy as np, pytest, known\n"
         "@pytest.fixture\ndef bad():\n    return known.first(np.zeros(3))\n"
+        "@pytest.fixture\ndef bad_in_the_end():\n    yield\n    known.first(np.zeros(4))\n"
         "def test_right():\n    known.first(np.zeros((3, 2)))\n"
         "def test_wrong():\n    known.first(np.zeros((3, 2, 1)))\n"
         "def test_wrong_fixture(bad):\n    pass\n"
+        "def test_wrong_end(bad_in_the_end):\n    pass\n"
+        "def test_right_again():\n    known.first(np.zeros((3, 2)))\n"
     )
-    tests = str(pathlib.Path(__file__).parent)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(tmp_path)]
-    code = f"import sys; sys.path.insert(0, {tests!r}); import pytest; sys.exit(pytest.main({command[3:]!r}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert "1 failed, 1 passed, 1 error" in done.stdout, done.stdout + done.stderr
-    assert "known.first: x_BT: rank 3, shape (3, 2, 1)" in done.stdout
+    said = run_pytest(tmp_path)
+    assert "1 failed, 3 passed, 2 errors" in said, said
+    for shape in ("rank 3, shape (3, 2, 1)", "rank 1, shape (3,)", "rank 1, shape (4,)"):
+        assert f"known.first: x_BT: {shape}" in said
+
+
+def test_what_a_test_raises_is_what_is_said_of_it(tmp_path):
+    """Nothing is swallowed, with a wrong shape before it or without; nor does the next test pay for it."""
+    package = tmp_path / "known"
+    package.mkdir()
+    (package / "__init__.py").write_text("def first(x_BT):\n    y_B = x_BT\n    return y_B[0]\n")
+    (tmp_path / "conftest.py").write_text(INSTALL.format(alphabet="BT", package="known"))
+    (tmp_path / "test_it.py").write_text(
+        "import numpy as np, known\n"
+        "def test_raises():\n    known.first(None)\n"
+        "def test_asserts():\n    assert known.first([5]) == 6\n"
+        "def test_asserts_after_a_wrong_shape():\n    assert known.first(np.full((2, 1), 5)) == 7\n"
+        "def test_right():\n    assert known.first([5]) == 5\n"
+    )
+    said = run_pytest(tmp_path)
+    assert "3 failed, 1 passed" in said, said
+    assert "'NoneType' object is not subscriptable" in said and "assert 5 == 6" in said
+    assert re.search(r"E +assert array\(\[5\]\) == 7", said), said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("NO_ID = -1", "NO_ID = -1", "1 passed"),
+        ("NO_ID = -1", "NO_ID = -2", "assert -2 == -1"),
+        ("jnp.cumsum(self.size_BW, axis=1,", "jnp.cumsum(self.size_BW,", "Trail.pending: reach_BW: rank 1, shape (2,)"),
+    ],
+)
+def test_a_planted_slip_is_seen_and_looked_at(tmp_path, old, new, said):
+    """`tools/mutate.py` plants while the plugin is at work: neither may put the source back or stop the other."""
+    path = pathlib.Path(axes.__file__).parent.parent / "control" / "trail.py"
+    assert path.read_text().count(old) == 1
+    (tmp_path / "trail.txt").write_text(path.read_text().replace(old, new))
+    (tmp_path / "planted.json").write_text(json.dumps({str(path): str(tmp_path / "trail.txt")}))
+    (tmp_path / "conftest.py").write_text(INSTALL.format(alphabet=[*axes.ALPHABET, *"WX"], package="s1jax"))
+    (tmp_path / "test_it.py").write_text(
+        "import numpy as np\nfrom s1jax.control import trail\n"
+        "def test_it():\n    rows = trail.empty_trail(1, 2, 3)\n    rows.pending(np.ones(1, int))\n"
+        "    assert int(rows.drawn_BX[0, 0]) == -1\n"
+    )
+    told = run_pytest(tmp_path, "planted", S1JAX_PLANTED=str(tmp_path / "planted.json"))
+    assert said in told, told

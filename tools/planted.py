@@ -19,16 +19,11 @@ reached: set[str] = set()
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-    """Compiles the changed text under the name of the real file; nothing is kept as bytecode."""
-
-    def __init__(self, name: str, path: str, source: str, watch: bool) -> None:
-        super().__init__(name, path)
-        self.source, self.watch = source, watch
+    """Compiles a module so that its functions say when they are entered; nothing is kept as bytecode."""
 
     def get_code(self, fullname):
-        tree = ast.parse(pathlib.Path(self.source).read_bytes())
-        if self.watch:
-            _watch(tree, os.path.relpath(self.path, ROOT))
+        tree = ast.parse(self.get_data(self.path))
+        _watch(tree, os.path.relpath(self.path, ROOT))
         return compile(tree, self.path, "exec", dont_inherit=True)
 
 
@@ -44,16 +39,29 @@ def _watch(tree: ast.Module, path: str) -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    def __init__(self, table: dict[str, str], watch: bool) -> None:
-        self.table, self.watch = table, watch
-
     def find_spec(self, fullname, path=None, target=None):
         if fullname.split(".")[0] not in ("s1jax", "curation"):
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path)
-        if spec and spec.origin and (self.watch or spec.origin in self.table):
-            spec.loader = _Loader(fullname, spec.origin, self.table.get(spec.origin, spec.origin), self.watch)
+        if spec and spec.origin:
+            spec.loader = _Loader(fullname, spec.origin)
         return spec
+
+
+def _plant(table: dict[str, str]) -> None:
+    """Whatever loader reads one of these files, that of the tests' plugin too, reads the other text; not bytecode."""
+    loader = importlib.machinery.SourceFileLoader
+    read, stats = loader.get_data, loader.path_stats
+
+    def get_data(self, path):
+        return read(self, table.get(path, path))
+
+    def path_stats(self, path):
+        if path in table:
+            raise OSError(f"{path} is planted")
+        return stats(self, path)
+
+    loader.get_data, loader.path_stats = get_data, path_stats  # type: ignore[method-assign]
 
 
 def _leave(folder: str) -> None:
@@ -62,7 +70,7 @@ def _leave(folder: str) -> None:
 
 
 class First:
-    """A pytest plugin: the finder above comes before one that a conftest has put in place."""
+    """A pytest plugin: the finder that watches comes before one that a conftest has put in place."""
 
     def pytest_sessionstart(self) -> None:
         sys.meta_path.sort(key=lambda finder: not isinstance(finder, _Finder))
@@ -71,10 +79,10 @@ class First:
 def install() -> None:
     """Read the two variables and take the place of the usual import. Nothing happens where neither is set."""
     named, folder = os.environ.get("S1JAX_PLANTED"), os.environ.get("S1JAX_REACHED")
-    if named or folder:
-        table = json.loads(pathlib.Path(named).read_text()) if named else {}
-        sys.meta_path.insert(0, _Finder(table, bool(folder)))
+    if named:
+        _plant(json.loads(pathlib.Path(named).read_text()))
     if folder:
+        sys.meta_path.insert(0, _Finder())
         builtins.__reached__ = reached.add  # type: ignore[attr-defined]
         atexit.register(_leave, folder)
 
