@@ -61,13 +61,16 @@ class Finder:
     def __init__(self, root: pathlib.Path, path: pathlib.Path, fields: dict[str, str]) -> None:
         self.path, self.fields = str(path.relative_to(root)), fields
         self.source = path.read_bytes()
-        self._starts = [0]
+        self._starts, self._called = [0], set()
         for line in self.source.splitlines(keepends=True):
             self._starts.append(self._starts[-1] + len(line))
 
     def find(self) -> list[Slip]:
         """All slips, in the order of the tree."""
-        return [slip for node in _walk(ast.parse(self.source)) for slip in self._of(node)]
+        tree = ast.parse(self.source)
+        # What is called is a method; that a field of the same name exists somewhere makes no slip of it.
+        self._called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        return [slip for node in _walk(tree) for slip in self._of(node)]
 
     def _span(self, node: ast.AST) -> tuple[int, int]:
         start = self._starts[node.lineno - 1] + node.col_offset  # type: ignore[attr-defined]
@@ -131,13 +134,16 @@ class Finder:
                 yield self._slip(node, "break", "continue")
             case ast.Call():
                 yield from self._call(node)
-            case ast.Attribute(attr=name) if name in self.fields and isinstance(node.ctx, ast.Load):
+            case ast.Attribute(attr=name) if self._is_field(node, name):
                 yield self._slip(node, f"{self._text(node.value)}.{self.fields[name]}", "wrong field")
             case ast.Attribute(attr=name) | ast.Name(id=name) if name in NAMES:
                 owner = f"{self._text(node.value)}." if isinstance(node, ast.Attribute) else ""
                 yield self._slip(node, owner + NAMES[name], "wrong name")
             case _:
                 pass
+
+    def _is_field(self, node: ast.Attribute, name: str) -> bool:
+        return name in self.fields and isinstance(node.ctx, ast.Load) and id(node) not in self._called
 
     def _compare(self, node: ast.Compare, right: ast.expr) -> Iterator[Slip]:
         start, end = self._span(node.left)[1], self._span(right)[0]
