@@ -34,6 +34,7 @@ from slips import Finder, Slip, swaps_of_fields  # noqa: E402  (a tool, not a pa
 
 ROOT = pathlib.Path(__file__).parent.parent
 MAP = ROOT / "build" / "reached.json"
+FAULTS = ROOT / "tools" / "faults.yaml"
 LIBRARIES = ["numpy", "yaml", "jax", "jax.numpy", "flax.nnx", "optax", "transformers", "torch"]
 LIBRARIES += ["orbax.checkpoint.v1", "tensorstore", "grain", "sympy", "math_verify", "safetensors.numpy", "matplotlib"]
 QUIETLY = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of libraries that are imported before pytest starts
@@ -68,7 +69,7 @@ def main() -> None:
         for file in test_files(options.map):
             write_map(file)
         return
-    slips = listed(options.only) if options.survivors else sample(options)
+    slips = listed(options.faults, options.only) if options.survivors else sample(options)
     results = []
     for number, slip in enumerate(slips, 1):
         started = time.monotonic()
@@ -89,6 +90,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=24, help="slips drawn")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--survivors", action="store_true", help="plant the listed faults instead")
+    parser.add_argument("--faults", type=pathlib.Path, default=FAULTS, help="the list of `--survivors`")
     parser.add_argument("--only", default="", help="of the listed faults, those whose file or note contains this")
     parser.add_argument("--map", nargs="+", help="test files or folders whose reach is measured")
     parser.add_argument("--record", type=pathlib.Path, help="write the run to this file")
@@ -217,15 +219,15 @@ def sample(options: argparse.Namespace) -> list[Slip]:
     return sorted(chosen, key=lambda slip: (slip.path, slip.start))
 
 
-def listed(only: str) -> list[Slip]:
-    """The faults of `tools/faults.yaml`: `old` stands exactly once in `file`, or the entry is out of date."""
+def listed(path: pathlib.Path, only: str) -> list[Slip]:
+    """The faults of a list: `old` stands exactly once in `file`, or the entry is out of date."""
     slips = []
-    for entry in yaml.safe_load((ROOT / "tools" / "faults.yaml").read_text(encoding="utf-8")):
+    for entry in yaml.safe_load(path.read_text(encoding="utf-8")):
         if only not in entry["file"] and only not in entry["note"]:
             continue
         source, old = (ROOT / entry["file"]).read_bytes(), entry["old"].encode()
         if source.count(old) != 1:
-            raise SystemExit(f"{entry['file']} holds {entry['old']!r} {source.count(old)} times; mend faults.yaml")
+            raise SystemExit(f"{entry['file']} holds {entry['old']!r} {source.count(old)} times; mend {path.name}")
         start = source.index(old)
         line = source.count(b"\n", 0, start) + 1
         new = entry.get("new", "")

@@ -9,7 +9,7 @@ import tokenizers
 import transformers
 
 from s1jax.config import BadInput
-from s1jax.text.token_backend import byte_alphabet
+from s1jax.text.token_backend import byte_alphabet, read_backend, read_settings
 from s1jax.text.tokens import PRESETS, Tokenizer
 
 IM_START, IM_END = 151644, 151645
@@ -215,6 +215,21 @@ def test_tokens_that_only_the_settings_list(qwen_folder, tmp_path):
     settings_file.write_text(json.dumps({"added_tokens_decoder": {str(size + 3): entry}}))
     with pytest.raises(BadInput, match="gives '<extra>' id"):
         Tokenizer.load(tmp_path)
+
+
+def test_tokens_that_only_the_settings_list_come_in_the_order_of_their_numbers(tmp_path):
+    """As text, 10 stands before 9. Flags are the entry's; one that names none is an ordinary token."""
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"w{i}": i for i in range(9)}, unk_token="w0"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    entries = {"10": {"content": "<b>", "special": True, "lstrip": True}, "9": {"content": "<a>"}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": entries}))
+    assert Tokenizer.load(tmp_path).encode_markup("w3<a> <b>") == [3, 9, 10]
+    added = read_backend(tmp_path, read_settings(tmp_path)).get_added_tokens_decoder()
+    assert [(added[id].content, added[id].special, added[id].lstrip) for id in (9, 10)] == [
+        ("<a>", False, False),
+        ("<b>", True, True),
+    ]
 
 
 def test_sources_that_are_no_tokenizer(tmp_path):
