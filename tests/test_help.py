@@ -5,6 +5,7 @@ import importlib
 import re
 import subprocess
 import sys
+from typing import Literal
 
 import pytest
 
@@ -163,6 +164,105 @@ def test_each_kind_shows_its_own_keys():
     assert long.splitlines()[1] == (
         "  control.words=[Wait, So]  what is said, a key of `nowhere.NAMES` (a list of texts)"
     ), "a registry that is not there stays as it is written"
+
+
+NAMES = {"one": 1, "two": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    """What stands inside.
+
+    More of it.
+
+    Attributes:
+      size: rows, None for all; a key of `NAMES`.
+    """
+
+    size: int | None = 3
+    parts: tuple[Short, ...] = (Short(limit=7),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """A base.
+
+    Attributes:
+      seed, out: of the base.
+      size: rows, keys of `NAMES`.
+    """
+
+    seed: int = 0
+    size: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WholeRun(Base):
+    """A run
+    of everything.
+
+    Attributes:
+      seed: of the run.
+      model: what is run.
+      said: with a sentence of its own
+      entries: a list.
+    """
+
+    model: str
+    said: Inner = config.free(Inner(size=5))
+    silent: Inner = Inner()
+    maybe: Inner | None = None
+    other: Inner | Literal["search"] = config.free("search")
+    entries: tuple[Short, ...] = config.free(())
+    twice: tuple[tuple[int, int], ...] = ((1, 2),)
+
+
+WHOLE = """the run: A run of everything
+  seed=0  of the run (a whole number)
+  size=[]  rows, any of one, two (a list of texts)
+  model=...  what is run (a text, required)
+  maybe=null   (keys of its own or null)
+  other=search*   (keys of its own or search)
+  entries=[]*  a list (a list of entries: keys of its own)
+  twice=[[1, 2]]   (a list of entries: a list of 2 whole numbers)
+said: with a sentence of its own
+  said.size=5*  rows, null for all; one of one, two (a whole number or null)
+  said.parts=[{limit: 7}]*   (a list of entries: keys of its own)
+said.parts[]: each entry of the list; Stops early
+  said.parts[].kind=short*  this (a text)
+  said.parts[].limit=5*  tokens at most (a whole number)
+  said.parts[].header=null*  put first; null for none (a text or null)
+silent: What stands inside
+  silent.size=3  rows, null for all; one of one, two (a whole number or null)
+  silent.parts=[{limit: 7}]   (a list of entries: keys of its own)
+silent.parts[]: each entry of the list; Stops early
+  silent.parts[].kind=short  this (a text)
+  silent.parts[].limit=5  tokens at most (a whole number)
+  silent.parts[].header=null  put first; null for none (a text or null)
+maybe: off by default, on with any of these keys; What stands inside
+other: where other is not search; What stands inside
+entries[]: each entry of the list; a list
+  entries[].kind=short*  this (a text)
+  entries[].limit=5*  tokens at most (a whole number)
+  entries[].header=null*  put first; null for none (a text or null)"""
+
+
+def test_the_help_of_a_whole_run():
+    """Sentences inherited and overridden, sections in their order, stars of what may change, what is within what."""
+    shown = [str(section) for section in help.sections(WholeRun)]
+    below = [name for name in ("maybe", "other", "maybe.parts[]", "other.parts[]")]
+    parts = {section.name: section for section in help.sections(WholeRun)}
+    assert [part.partition(":")[0] for part in shown] == [
+        *("the run", "said", "said.parts[]", "silent", "silent.parts[]"),
+        *(below[0], below[2], below[1], below[3], "entries[]"),
+    ]
+    kept = [part for part, name in zip(shown, parts, strict=True) if name not in below]
+    heads = [str(parts[name]).partition("\n")[0] for name in below[:2]]
+    assert "\n".join([*kept[:-1], *heads, kept[-1]]) == WHOLE
+    assert [key.is_free for name in below for key in parts[name].keys] == [False] * 2 + [True] * 2 + [False] * 3 + [
+        True
+    ] * 3
+    assert parts["maybe.parts[]"].about == "each entry of the list; Stops early"
 
 
 def test_help_of_curate_needs_no_jax():

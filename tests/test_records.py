@@ -17,6 +17,7 @@ from s1jax.records import (
     to_completion,
     to_row,
     unique,
+    write_json,
     write_jsonl,
 )
 
@@ -39,6 +40,18 @@ def test_writer_appends_and_reader_reads(tmp_path):
         writer.write({"id": "ü"})
     rows = read_jsonl(path)
     assert to_completion(rows[0]) == COMPLETION and rows[1] == {"id": "ü"}
+
+
+def test_files_are_made_to_be_read(tmp_path):
+    """Letters stand as they are in all three; of a single object each key has a line, and folders are made."""
+    row = {"id": "ü", "text": "答"}
+    with JsonlWriter(tmp_path / "a" / "one.jsonl") as writer:
+        writer.write(row)
+    write_jsonl(tmp_path / "b" / "all.jsonl", [row])
+    write_json(tmp_path / "c" / "data.json", row)
+    assert (tmp_path / "a" / "one.jsonl").read_text("utf-8") == '{"id": "ü", "text": "答"}\n'
+    assert (tmp_path / "b" / "all.jsonl").read_bytes() == (tmp_path / "a" / "one.jsonl").read_bytes()
+    assert (tmp_path / "c" / "data.json").read_text("utf-8") == '{\n "id": "ü",\n "text": "答"\n}\n'
 
 
 def test_torn_last_line_is_dropped_and_the_rest_kept(tmp_path):

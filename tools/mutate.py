@@ -204,11 +204,11 @@ def sample(options: argparse.Namespace) -> list[Slip]:
     """`--count` slips: first a kind is drawn, then one of it, so that the commonest kind does not fill the draw."""
     files = [path for package in options.packages for path in sorted(pathlib.Path(package).resolve().glob("**/*.py"))]
     files += [pathlib.Path(path).resolve() for path in options.packages if path.endswith(".py")]
-    fields = swaps_of_fields(sorted([*ROOT.glob("s1jax/**/*.py"), *ROOT.glob("curation/**/*.py")]))
+    swaps = swaps_of_fields(sorted([*ROOT.glob("s1jax/**/*.py"), *ROOT.glob("curation/**/*.py")]))
     kinds = collections.defaultdict(list)
     for path in files:
         if os.path.relpath(path, ROOT) not in SKIP:
-            for slip in Finder(ROOT, path, fields).find():
+            for slip in Finder(ROOT, path, swaps).find():
                 kinds[slip.kind.partition(" in ")[0]].append(slip)
     draw = random.Random(options.seed)
     chosen: dict[Slip, None] = {}

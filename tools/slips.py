@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import pathlib
+import re
 from collections.abc import Iterator
 
 COMPARED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
@@ -38,9 +39,9 @@ class Slip:
         return source[: self.start] + self.text.encode() + source[self.end :]
 
 
-def swaps_of_fields(paths: list[pathlib.Path]) -> dict[str, str]:
-    """Field name -> another field of the same class with the same annotation: what one mixes up."""
-    swaps: dict[str, str] = {}
+def swaps_of_fields(paths: list[pathlib.Path]) -> dict[str, dict[str, str]]:
+    """Class -> field name -> another of its fields with the same annotation: what one mixes up."""
+    swaps: dict[str, dict[str, str]] = {}
     for path in paths:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.ClassDef):
@@ -51,16 +52,18 @@ def swaps_of_fields(paths: list[pathlib.Path]) -> dict[str, str]:
                     groups.setdefault(ast.unparse(field.annotation), []).append(field.target.id)
             for names in groups.values():
                 if len(names) > 1:
-                    swaps |= dict(zip(names, names[1:] + names[:1], strict=True))
+                    swaps.setdefault(node.name, {}).update(zip(names, names[1:] + names[:1], strict=True))
     return swaps
 
 
 class Finder:
-    """Finds all slips that could be made in one file."""
+    """Finds all slips that could be made in one file; fields are mixed up of the classes that it names."""
 
-    def __init__(self, root: pathlib.Path, path: pathlib.Path, fields: dict[str, str]) -> None:
-        self.path, self.fields = str(path.relative_to(root)), fields
+    def __init__(self, root: pathlib.Path, path: pathlib.Path, swaps: dict[str, dict[str, str]]) -> None:
+        self.path = str(path.relative_to(root))
         self.source = path.read_bytes()
+        named = set(re.findall(r"\w+", self.source.decode()))
+        self.fields = {old: new for name in sorted(named & swaps.keys()) for old, new in swaps[name].items()}
         self._starts, self._called = [0], set()
         for line in self.source.splitlines(keepends=True):
             self._starts.append(self._starts[-1] + len(line))
