@@ -53,7 +53,7 @@ def _plain(answer: str) -> str:
     text = re.sub(r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}", text)
     text = re.sub(r"\\sqrt\s*(\w)", r"\\sqrt{\1}", text)
     text = re.sub(r"(?<![\d.])\.(?=\d)", "0.", text)
-    text = re.sub(r"\s+", " ", text).strip().rstrip(".,;\\").strip()
+    text = re.sub(r"\s+", " ", text).rstrip(".,;\\ ").lstrip()
     text = _LEFT_SIDE.sub("", text)
     text = re.sub(r"^(-?)(\d+) ?/ ?(\d+)$", r"\1\\frac{\2}{\3}", text)
     text = re.sub(r"^(-?\d+) (\d+)/(\d+)$", r"\1\\frac{\2}{\3}", text)
