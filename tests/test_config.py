@@ -163,6 +163,11 @@ def test_missing_key_and_bad_files(tmp_path):
     assert config.load(Outer, tmp_path / "empty.yaml", ["out=x"]).out == "x"
 
 
+@pytest.mark.parametrize("text", ["1e5", "1e+5", "2.5E-3", ".5e3", "-1e-5", "+3.e2"])
+def test_every_exponent_form_is_a_number(text):
+    assert config.load(Outer, None, ["out=x", f"inner.rate={text}"]).inner.rate == float(text)
+
+
 def test_numbers_in_exponent_form_are_numbers(tmp_path):
     (tmp_path / "r.yaml").write_text("out: x\ninner: {rate: 1e-5}\n")
     assert config.load(Outer, tmp_path / "r.yaml").inner.rate == 1e-5

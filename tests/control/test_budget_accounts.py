@@ -149,6 +149,16 @@ def test_rows_that_are_taken_away_while_they_think(bench):
     assert (account.thinking_tokens, account.answer_offset, account.thinking_finish_reason) == (2, 3, "natural")
 
 
+def test_tokens_from_outside_pause_where_they_reach_a_threshold(bench):
+    """A threshold at exactly so many tokens is still to come; those before it are passed over."""
+    config = dataclasses.replace(CONFIGS["budget"], pause_at=(2, 5, 9), thinking_token_budget=20)
+    row = CONTROLS[config.kind].admit(config, bench.tokenizer, prompt_length=9, max_length=200, max_new_tokens=150)
+    state = bench.control.refork(bench.state("budget", phase=THINK, length=1), row)
+    token = bench.tokenizer.encode("a")
+    pauses = [int(bench.control.extend(state, token * n, 1 + n).progress.pause_B) for n in (1, 2, 4, 5, 8, 9)]
+    assert pauses == [0, 1, 1, 2, 2, 3]
+
+
 def test_a_fork_passes_over_the_thresholds_it_has_passed(bench):
     config = dataclasses.replace(CONFIGS["budget"], pause_at=(2, 5, 9), thinking_token_budget=20)
     row = CONTROLS[config.kind].admit(config, bench.tokenizer, prompt_length=9, max_length=200, max_new_tokens=150)

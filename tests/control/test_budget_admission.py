@@ -93,6 +93,7 @@ def test_a_delimiter_that_answer_start_begins_with_is_replaced():
         ({"thinking_token_budget": 0}, 0, True),
         ({"thinking_token_budget": 76}, 76, True),
         ({"answer_token_budget": 70}, 6, False),
+        ({"answer_start": "<abcdef"}, 73, False),  # 7 for it, the longer one
         ({"algorithm": "harness", "thinking_n_ignore": 2, "thinking_n_ignore_str": "ab"}, 24, False),
         ({"algorithm": "harness", "thinking_n_ignore": 2, "thinking_token_budget": 22}, 22, True),
         ({"algorithm": "readme", "thinking_n_ignore": 3, "thinking_n_ignore_str": ["ab", "c"]}, 71, False),
@@ -199,6 +200,11 @@ def test_both_kinds_are_one_automaton():
     assert {"free", "budget"} <= set(CONTROLS)
     both = automata(SPELLED, SPELLED.size, [SHORT, FREE])
     assert isinstance(both["free"], budget.BudgetForcing) and both["free"] is both["budget"]
+
+
+def test_a_row_remembers_four_times_the_longest_delimiter():
+    configs = [dataclasses.replace(SHORT, thinking_end=ends) for ends in (("<", "abc"), ("<a",))]
+    assert budget.build(SPELLED, SPELLED.size, configs).n_recent == 4 * 3
 
 
 def test_states_have_one_shape_whatever_is_asked():

@@ -39,6 +39,7 @@ def test_preselection_is_upstreams():
         candidate("e", source=AIME, correct=False, thinking_length=9000),
         candidate("f", source=AIME, correct=None, thinking_length=9000),
         candidate("g", source="qfq/openaimath/Geometry", correct=True, thinking_length=5601),
+        candidate("i", source=MATH, correct=None, thinking_length=5601),
         candidate("h", source="TIGER-Lab/TheoremQA/bool", correct=True, thinking_length=9000),
     ]
     taken = preselected(rows, DiversityConfig())

@@ -114,6 +114,8 @@ def test_required_fields_as_upstream_wants_them(tools):
     config = QualityConfig(required=FIELDS)
     assert judge_quality([whole], config, tools).kept
     assert not judge_quality([whole], dataclasses.replace(config, correct_only=True), tools).kept
+    unknown = dataclasses.replace(whole, correct=None)
+    assert judge_quality([unknown], QualityConfig(correct_only=True), tools).kept, "not known to be wrong"
     for field in FIELDS:
         change = {"gold": {"answer": None}, "domain": {"domain": None}, "solution": {"solution": ""}}.get(field)
         if change:
@@ -197,5 +199,8 @@ def test_solver_is_asked_once_for_each_question(tools):
     selection = judge_difficulty(rows, config, dataclasses.replace(tools, solver=solver))
     assert asked == ["a", "b", "c", "d", "c", "d", "e", "f"]
     assert [c.id for c in selection.kept] == ["c", "d", "e", "f", "known"]
+    later = [candidate("c", id="c", verdicts={"small": 1.0, "other": 0.0})]  # the row says otherwise by now
+    told = judge_difficulty(later, config, dataclasses.replace(tools, solver=solver))
+    assert len(asked) == 8 and not told.kept, "the row's own verdict stands"
     with pytest.raises(BadInput, match="gave 0 verdicts for 1 questions"):
         judge_difficulty([candidate("new")], config, dataclasses.replace(tools, solver=lambda questions: []))

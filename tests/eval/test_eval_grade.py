@@ -10,6 +10,7 @@ import pytest
 
 from s1jax.__main__ import main
 from s1jax.eval import grade as grade_verb
+from s1jax.eval.completions import segment_of
 from s1jax.grading.pool import Grader
 from s1jax.records import Sample, read_jsonl, to_completion, write_jsonl
 from s1jax.runs.lock import locked
@@ -55,6 +56,31 @@ def test_rows_are_graded_and_reported(tmp_path, capsys):
     assert report["rules"] == {"boxed": 1, "hash": 1, "line": 1, "statement": 1} and report["fallback_share"] == 0.25
     printed = capsys.readouterr().out
     assert "accuracy 62.5 %" in printed and "statement* 1; * from running text: 25.0 %" in printed
+
+
+def test_the_share_of_running_text_is_of_the_answers_that_were_read(tmp_path):
+    texts = ["The answer is 3.", "", "Of this nobody can say more.", "\\boxed{3}"]
+    _, _, report = run(tmp_path, rows=[{"id": f"q{i}", "text": text, "gold": "3"} for i, text in enumerate(texts)])
+    assert (report["no_answer"], report["fallback_share"]) == (2, 0.5)
+
+
+def test_the_last_end_of_thinking_counts(tmp_path):
+    text = "<think>1</think>Answer: 1. Or: </think>Answer: 2"
+    _, samples, _ = run(tmp_path, rows=[{"id": "q", "text": text, "gold": "2"}])
+    assert [row["extracted"] for row in samples] == ["2"]
+    found = segment_of({}, "Answer: 1 END Answer: 2 END Answer: 3", ("END", "E"))
+    assert found == " Answer: 3"
+
+
+def test_means_are_of_questions_and_not_of_rows(tmp_path):
+    """Three rows of one question do not outweigh one of another."""
+    rows = [
+        {"id": id, "sample": sample, "text": f"Answer: {text}", "gold": "1", "thinking_tokens": thinking}
+        for id, sample, text, thinking in [("a", 2, 1, 10), ("b", 0, 5, 100), ("a", 0, 7, 10), ("a", 1, 1, 10)]
+    ]
+    _, _, report = run(tmp_path, rows=rows)
+    assert report["mean_thinking_tokens"] == (10 + 100) / 2 and report["samples_per_question"] == 1
+    assert report["accuracy"] == pytest.approx((2 / 3 + 0) / 2)
 
 
 def test_it_needs_no_jax(tmp_path):

@@ -69,6 +69,8 @@ def test_vote_is_the_majority_with_ties_shared_and_blanks_silent():
     assert METHODS["vote"].outcome(marks(None, None)).accuracy == 0.0
     assert METHODS["single"].outcome(marks("1", None, "2", "2")).accuracy == 0.25
     assert vote.winners(["b", "a", "a", "b", None]) == ("b", "a") and vote.winners([None]) == ()
+    mixed = [Mark("a", is_right, 1, 2) for is_right in (True, False, True, False)]
+    assert METHODS["vote"].outcome(mixed).accuracy == 0.5, "voters of one answer that are graded apart: their mean"
 
 
 @pytest.mark.parametrize(

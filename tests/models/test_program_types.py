@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from program_types import WIDE, count, equations, is_narrow, narrow, products
 from train_cases import RECIPE, TINY, examples, one_device, rows, unpacked
 
@@ -72,6 +73,11 @@ def test_a_norm_and_a_rotation_are_rounded_once():
     wide = np.asarray(x, np.float64)
     normed = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-6)
     np.testing.assert_array_equal(layers.rms_norm(x, weight, 1e-6), normed.astype(np.float32).astype(jnp.bfloat16))
+    weight = nnx.Param(jnp.asarray(rng.standard_normal(64), jnp.float32), letters="D")
+    narrow = normed.astype(np.float32).astype(jnp.bfloat16) * np.asarray(weight.get_value()).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(
+        layers.rms_norm(x, weight, 1e-6), narrow, "the weight comes after, as in transformers"
+    )
     cos, sin = layers.rotary_angles(
         jnp.arange(6).reshape(2, 3) * 1000, np.float32(1) / np.arange(1, 33, dtype=np.float32)
     )

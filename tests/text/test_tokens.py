@@ -146,6 +146,13 @@ def test_tokenizer_made_in_memory_survives_a_round_trip(tmp_path):
     )
 
 
+def test_a_generation_config_that_is_there_stays(tmp_path):
+    """An export writes the model's own before the tokenizer comes."""
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7, "top_k": 20}')
+    Tokenizer(_byte_level(), settings={"eos_token": "<|im_end|>"}).save(tmp_path)
+    assert json.loads((tmp_path / "generation_config.json").read_text()) == {"eos_token_id": 7, "top_k": 20}
+
+
 def _train_sentencepiece(folder: pathlib.Path, **options) -> pathlib.Path:
     corpus = folder / "corpus.txt"
     corpus.write_text("\n".join(f"the answer is {i} and wait {i * 7} more {i % 9}" for i in range(400)))
@@ -230,6 +237,17 @@ def test_tokens_that_only_the_settings_list_come_in_the_order_of_their_numbers(t
         ("<a>", False, False),
         ("<b>", True, True),
     ]
+
+
+def test_names_of_tokens_are_those_of_the_settings(tmp_path):
+    """tokenizer_config.json wins over special_tokens_map.json; a token is a text or an object; templates print it."""
+    _byte_level().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "special_tokens_map.json").write_text('{"eos_token": "<|endoftext|>", "bos_token": "<|im_start|>"}')
+    settings = {"eos_token": {"content": "<|im_end|>"}, "chat_template": "{{ bos_token }}-{{ eos_token }}"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    made = Tokenizer.load(tmp_path)
+    assert made.eos_ids == {made.added["<|im_end|>"]}
+    assert made.chat_text([{"role": "user", "content": "q"}], generation_prompt=False) == "<|im_start|>-<|im_end|>"
 
 
 def test_sources_that_are_no_tokenizer(tmp_path):
