@@ -115,9 +115,17 @@ def test_rows_that_another_thread_cancels_are_errors_of_the_run_that_waits_for_t
     assert model.generate("same?", **WARM) == model.generate("same?", **WARM)
 
 
-def test_the_engine_is_as_large_as_what_is_asked(folder):
-    own = s1jax.load(str(folder / "hf"), dtype="float32", chat_template=str(folder / "template.jinja"))
-    own.generate("one?", **WARM)
+def test_a_row_of_its_own_seed_keeps_it(model):
+    """Before the call's, which comes before the model's."""
+    with_own, without = model.generate([{"question": "one?", "seed": 3}, "one?"], seed=9, **WARM)
+    assert (with_own.seed, without.seed) == (3, 9) and with_own.token_ids != without.token_ids
+    assert model.generate("one?", seed=3, **WARM)[0].token_ids == with_own.token_ids
+
+
+def test_the_engine_is_as_large_as_what_is_asked(folder, model):
+    own = s1jax.load(str(folder / "hf"), dtype="float32", chat_template=str(folder / "template.jinja"), seed=7)
+    [first] = own.generate("one?", **WARM)
+    assert first == model.generate("one?", seed=7, **WARM)[0] != model.generate("one?", **WARM)[0]
     assert (own._engine.n_slots, own._engine.max_length) == (1, 128)
     first = own._engine
     own.generate("two?", **WARM)
@@ -126,6 +134,8 @@ def test_the_engine_is_as_large_as_what_is_asked(folder):
     assert own._engine.n_slots == 8
     own.generate("free?", control={"kind": "free"}, temperature=1.0, max_new_tokens=200)
     assert own._engine.max_length == 256 and own._engine.n_slots == 8
+    own.generate([f"{i}?" for i in range(9)], **WARM)
+    assert (own._engine.n_slots, own._engine.max_length) == (16, 256), "it never shrinks"
     own.close()
     with pytest.raises(RuntimeError, match="the model is closed"):
         own.generate("again?", **WARM)

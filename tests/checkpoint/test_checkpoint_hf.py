@@ -163,9 +163,25 @@ def test_what_lies_beside_the_tensors_comes_along(config_files, qwen_files, tmp_
     # a source of another architecture gives its special ids only, and a tokenizer in memory writes itself
     tokenizer = Tokenizer.load(source)
     hf.save(new(SMALL["qwen2"]), tmp_path / "other", tokenizer_source=tokenizer, config_extra={"note": 1})
+    hf.save(new(SMALL["qwen2"]), tmp_path / "named", config_extra={"dtype": "mine"})
+    named_so = json.loads((tmp_path / "named" / "config.json").read_text())
+    assert named_so["torch_dtype"] == "mine", "extra fields are last"
     written = json.loads((tmp_path / "other" / "config.json").read_text())
     assert (written["eos_token_id"], written["note"], written["hidden_size"]) == (151645, 1, 16)
     assert (tmp_path / "other" / "tokenizer.json").is_file()
+
+
+def test_a_block_stays_until_the_one_after_the_next_is_made():
+    """One is being written while the next is turned."""
+    config = dataclasses.replace(SMALL["qwen2"], F=3 * layout.BLOCK - 5)
+    entry = next(entry for entry in layout.entries(config) if entry.path == "blocks.gate")
+    value = np.random.default_rng(0).standard_normal(entry.shape).astype(np.float32)
+    made = layout.to_file(entry, value, np.dtype(np.float32))
+    first = next(made)
+    for start, block in zip(range(layout.BLOCK, config.F, layout.BLOCK), made, strict=True):
+        np.testing.assert_array_equal(first, value.T[start - layout.BLOCK : start])
+        np.testing.assert_array_equal(block, value.T[start : start + layout.BLOCK])
+        first = block
 
 
 def test_a_tied_checkpoint_may_hold_its_head_twice(models, tmp_path):
