@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from s1jax.grading import grade, pool
+from s1jax.grading import compat, grade, pool
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,42 @@ def test_exact_answers_vote_by_their_spelling():
     assert grade.vote_key("a b", "exact") == grade.vote_key(" a  b ", "exact")
     assert grade.vote_key("1/2", "math") == grade.vote_key("0.5", "math")
     assert grade.vote_key("025", "integer") == grade.vote_key("25", "integer") == "25"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("#### 3\nNo, again.\n#### 4", "4"),
+        ("\\boxed{3} was wrong, so \\boxed{4}", "4"),
+        ("Answer: 3\nAnswer: 4", "4"),
+        ("The wrong answer: 7", None),
+        ("This is not the final answer: 7", None),
+        ("My previous incorrect answer: 7", None),
+    ],
+)
+def test_the_last_answer_counts_and_a_denied_one_does_not(text, answer):
+    for kind in ("integer", "math"):
+        assert grade.grade(text, "4", kind).extracted == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "kind", "extracted"),
+    [
+        ("Answer: b", "B", "letter", "B"),
+        ("Answer: x", "A", "letter", "A"),
+        ("\\boxed{1} and \\boxed{2}", "2", "math", "2"),
+        ("\\fbox{1} and \\fbox{3}", "3", "math", "3"),
+        ("Answer: 007", "7", "math", "007"),
+        ("\\boxed 5$ and 6", "5", "math", "5"),
+    ],
+)
+def test_upstreams_rules_on_plain_cases(text, gold, kind, extracted):
+    assert compat.grade(text, gold, kind) == grade.Verdict(extracted, True)
+
+
+def test_answers_are_equal_when_they_are_so_both_ways_round():
+    assert grade.group(["a", "b"], "math", lambda one, other: one < other) == [0, 1]
+    assert grade.group(["a", "b"], "math", lambda one, other: one > other) == [0, 1]
 
 
 def test_two_threads_ask_one_after_the_other(monkeypatch):
