@@ -220,5 +220,8 @@ def test_samples_of_a_prompt_share_its_prefill(first):
 def test_slots_are_refilled(first):
     """With many rows of one length waiting the slots of their class are in use nearly all the time."""
     engine_ = engine(classes=((4, MAX_LENGTH),), ahead=False)
-    run(engine_, [request("y", n=64, id=f"{i}", temperature=1.0) for i in range(12)])
-    assert engine_.stats.queued_row_steps >= 0.9 * engine_.stats.queued_slot_steps > 0
+    ends = run(engine_, [request("y", n=64, id=f"{i}", temperature=1.0) for i in range(12)])
+    stats = engine_.stats
+    assert stats.queued_row_steps >= 0.9 * stats.queued_slot_steps > 0
+    assert stats.slot_steps == stats.windows * 4 * 8 > stats.queued_slot_steps
+    assert stats.row_steps == sum(done.steps for done in ends.values()) > stats.queued_row_steps
