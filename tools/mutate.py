@@ -42,7 +42,6 @@ SKIP = ("s1jax/__init__.py",)
 HEAD = """# Slips that the tests see
 
 Made by `tools/mutate.py`, which says what it plants and how; the words on what is not seen are ours."""
-ENOUGH_SECONDS = 150.0  # of tests against one slip, as the map has measured them
 
 
 class Watcher:
@@ -73,7 +72,7 @@ def main() -> None:
     results = []
     for number, slip in enumerate(slips, 1):
         started = time.monotonic()
-        verdict, seen_by = trial(slip)
+        verdict, seen_by = trial(slip, options.seconds)
         results.append((slip, verdict))
         print(f"{number}/{len(slips)} {verdict} {time.monotonic() - started:.0f}s {slip} {seen_by}", flush=True)
     summary = count(results)
@@ -90,6 +89,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=24, help="slips drawn")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--survivors", action="store_true", help="plant the listed faults instead")
+    parser.add_argument("--seconds", type=float, default=150.0, help="of tests against one slip, as the map has them")
     parser.add_argument("--faults", type=pathlib.Path, default=FAULTS, help="the list of `--survivors`")
     parser.add_argument("--only", default="", help="of the listed faults, those whose file or note contains this")
     parser.add_argument("--map", nargs="+", help="test files or folders whose reach is measured")
@@ -235,14 +235,14 @@ def listed(path: pathlib.Path, only: str) -> list[Slip]:
     return slips
 
 
-def trial(slip: Slip) -> tuple[str, str]:
+def trial(slip: Slip, enough: float) -> tuple[str, str]:
     """`seen`, `hung` (the time ran out), `missed` or `untested`, and the test that saw it."""
     changed = slip.plant((ROOT / slip.path).read_bytes())
     try:
         ast.parse(changed)
     except SyntaxError:
         return "seen", "(no Python)"
-    nodes, seconds = tests_for(slip)
+    nodes, seconds = tests_for(slip, enough)
     if not nodes:
         return "untested", ""
     with tempfile.NamedTemporaryFile(suffix=".py") as file:
@@ -258,7 +258,7 @@ def trial(slip: Slip) -> tuple[str, str]:
     return ("missed", f"by {len(nodes)} tests") if code == 0 else ("seen", f"[{at.strip()[-100:]}]")
 
 
-def tests_for(slip: Slip) -> tuple[list[str], float]:
+def tests_for(slip: Slip, enough: float) -> tuple[list[str], float]:
     """The tests to run, those beside the module first and the short ones before the long, and their seconds."""
     known = json.loads(MAP.read_text()) if MAP.exists() else {}
     spot = function_of(slip)
@@ -278,7 +278,7 @@ def tests_for(slip: Slip) -> tuple[list[str], float]:
     for file in sorted(groups, key=lambda file: (not file.startswith(beside), files.get(file, 0.0))):
         for node in sorted(groups[file], key=lambda node: _seconds(known, node)):
             spent = _seconds(known, node)
-            if seconds + spent <= ENOUGH_SECONDS or not nodes:
+            if seconds + spent <= enough or not nodes:
                 nodes, seconds = [*nodes, node], seconds + spent
     return nodes, seconds
 
