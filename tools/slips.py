@@ -64,7 +64,7 @@ class Finder:
         self.source = path.read_bytes()
         named = set(re.findall(r"\w+", self.source.decode()))
         self.fields = {old: new for name in sorted(named & swaps.keys()) for old, new in swaps[name].items()}
-        self._starts, self._called = [0], set()
+        self._starts, self._called, self._modules = [0], set(), set()
         for line in self.source.splitlines(keepends=True):
             self._starts.append(self._starts[-1] + len(line))
 
@@ -73,6 +73,8 @@ class Finder:
         tree = ast.parse(self.source)
         # What is called is a method; that a field of the same name exists somewhere makes no slip of it.
         self._called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
+        self._modules = {(name.asname or name.name).partition(".")[0] for node in imports for name in node.names}
         return [slip for node in _walk(tree) for slip in self._of(node)]
 
     def _span(self, node: ast.AST) -> tuple[int, int]:
@@ -146,7 +148,9 @@ class Finder:
                 pass
 
     def _is_field(self, node: ast.Attribute, name: str) -> bool:
-        return name in self.fields and isinstance(node.ctx, ast.Load) and id(node) not in self._called
+        is_of_module = isinstance(node.value, ast.Name) and node.value.id in self._modules
+        is_read = isinstance(node.ctx, ast.Load) and id(node) not in self._called
+        return name in self.fields and is_read and not is_of_module
 
     def _compare(self, node: ast.Compare, right: ast.expr) -> Iterator[Slip]:
         start, end = self._span(node.left)[1], self._span(right)[0]
