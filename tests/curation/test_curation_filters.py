@@ -126,6 +126,11 @@ def test_required_fields_as_upstream_wants_them(tools):
         assert drop.reason == f"no {field}"
 
 
+def test_a_row_that_may_lack_a_trace_or_an_answer_is_not_looked_at_for_their_form(tools):
+    rows = [candidate("q", thinking="t"), candidate("r", answer="1"), candidate("s")]
+    assert judge_quality(rows, QualityConfig(required=()), tools).kept == tuple(rows)
+
+
 def test_quality_config_that_names_nothing(tools):
     with pytest.raises(BadInput, match="names 'colour'; the fields are thinking"):
         judge_quality([], QualityConfig(required=("colour",)), tools)
