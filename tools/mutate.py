@@ -221,17 +221,20 @@ def sample(options: argparse.Namespace) -> list[Slip]:
 
 def listed(path: pathlib.Path, only: str) -> list[Slip]:
     """The faults of a list: `old` stands exactly once in `file`, or the entry is out of date."""
-    slips = []
+    slips, stale = [], []
     for entry in yaml.safe_load(path.read_text(encoding="utf-8")):
         if only not in entry["file"] and only not in entry["note"]:
             continue
         source, old = (ROOT / entry["file"]).read_bytes(), entry["old"].encode()
         if source.count(old) != 1:
-            raise SystemExit(f"{entry['file']} holds {entry['old']!r} {source.count(old)} times; mend {path.name}")
+            stale.append(f"{entry['file']} holds {entry['old']!r} {source.count(old)} times")
+            continue
         start = source.index(old)
         line = source.count(b"\n", 0, start) + 1
         new = entry.get("new", "")
         slips.append(Slip(entry["file"], line, start, start + len(old), new, entry["note"], entry["old"]))
+    if stale:
+        raise SystemExit("\n".join([*stale, f"{path.name} is out of date; mend these entries"]))
     return slips
 
 
