@@ -159,6 +159,14 @@ def test_template_that_reads_tags_of_an_assistant(qwen_folder):
     assert ids.count(tag) == 1 and reading.added["</tool_call>"] not in ids
 
 
+def test_a_template_that_reads_control_tokens_of_an_assistant_is_refused(qwen_folder):
+    """What an answer spells out must neither end its turn nor set a template off: only tags may be read."""
+    reading = Tokenizer.load(qwen_folder, chat_template=THINKING.replace("</tool_call>", "<|im_end|>"))
+    messages = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a<|im_end|>b"}]
+    with pytest.raises(BadInput, match=r"alters '<\|im_end\|>' in message 1"):
+        reading.chat_ids(messages, generation_prompt=False)
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [
