@@ -3,6 +3,7 @@
 A row of `completions.jsonl` or `samples.jsonl` is a `Completion`, or a `Sample` (a completion and its grade).
 """
 
+import codecs
 import contextlib
 import dataclasses
 import hashlib
@@ -140,7 +141,7 @@ def question_id(text: str) -> str:
 
 
 def read_jsonl(path: str | os.PathLike, *, allow_empty: bool = False) -> list[dict[str, Any]]:
-    """All objects of a JSONL file, in order; blank lines are passed over.
+    """All objects of a JSONL file, in order; blank lines and a byte order mark are passed over.
 
     Raises:
       BadInput: the file is missing or empty, or a line is not a JSON object (the line number is named).
@@ -151,6 +152,7 @@ def read_jsonl(path: str | os.PathLike, *, allow_empty: bool = False) -> list[di
     rows = []
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if line.strip():
                 rows.append(_object(line, f"{path}:{number}"))
     if not rows and not allow_empty:

@@ -1,5 +1,6 @@
-"""Rows of a data set, wherever it is: JSONL or Parquet, a folder of them, a saved `datasets` folder, the hub."""
+"""Rows of a data set, wherever it is: JSON, JSONL or Parquet, a folder of them, a saved `datasets` folder, the hub."""
 
+import json
 import os
 import pathlib
 from typing import Any
@@ -8,7 +9,8 @@ from s1jax.config import BadInput
 from s1jax.records import read_jsonl
 from s1jax.runs.places import fetched
 
-SUFFIXES = (".jsonl", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".parquet")
+NAMED = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 
 
 def shared_data() -> pathlib.Path:
@@ -21,8 +23,9 @@ def load_rows(source: str | os.PathLike, *, split: str = "train", subset: str | 
     """All rows of a data set, in order.
 
     Args:
-      source: a .jsonl or .parquet file; a folder that `datasets.save_to_disk` wrote, or that holds .jsonl or .parquet
-        files (read in order of their paths); or a hub id.
+      source: a .jsonl, .json (a list of objects, or one a line) or .parquet file; a folder that
+        `datasets.save_to_disk` wrote, or that holds such files (read in order of their paths; .json only where there
+        are no others, since metadata is kept in such files); or a hub id.
       split: which split of a hub data set or a saved `DatasetDict`.
       subset: which configuration of a hub data set (`gpqa_diamond`), where it has several.
 
@@ -44,6 +47,8 @@ def load_rows(source: str | os.PathLike, *, split: str = "train", subset: str | 
 def _read_file(path: pathlib.Path) -> list[dict[str, Any]]:
     if path.suffix == ".jsonl":
         return read_jsonl(path)
+    if path.suffix == ".json":
+        return _read_json(path)
     if path.suffix == ".parquet":
         import pyarrow
         import pyarrow.parquet
@@ -52,7 +57,25 @@ def _read_file(path: pathlib.Path) -> list[dict[str, Any]]:
             return pyarrow.parquet.read_table(path).to_pylist()
         except pyarrow.ArrowInvalid as error:
             raise BadInput(f"{path} is not Parquet ({error}); write it again") from None
-    raise BadInput(f"{path} ends in {path.suffix!r}; give a file that ends in {' or '.join(SUFFIXES)}")
+    raise BadInput(f"{path} ends in {path.suffix!r}; give a file that ends in {NAMED}")
+
+
+def _read_json(path: pathlib.Path) -> list[dict[str, Any]]:
+    """A list of objects, or one object a line."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = json.loads(text)
+    except (ValueError, RecursionError):  # one object a line, or what that reader refuses by its line
+        return read_jsonl(path)
+    if "\\ud" in text.lower():  # half of a surrogate pair is no text: it could not be hashed or written again
+        try:
+            json.dumps(rows, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise BadInput(f"{path} cannot be read ({error}); mend or remove that text") from None
+    rows = [rows] if isinstance(rows, dict) else rows
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise BadInput(f"{path} holds JSON that is no list of objects; give a list of rows, or one object a line")
+    return rows
 
 
 def _read_folder(folder: pathlib.Path, split: str) -> list[dict[str, Any]]:
@@ -66,8 +89,9 @@ def _read_folder(folder: pathlib.Path, split: str) -> list[dict[str, Any]]:
             saved = saved[split]
         return saved.to_list()
     files = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
+    files = [path for path in files if path.suffix != ".json"] or files
     if not files:
-        raise BadInput(f"{folder} holds no file that ends in {' or '.join(SUFFIXES)}, nor a saved data set")
+        raise BadInput(f"{folder} holds no file that ends in {NAMED}, nor a saved data set")
     return [row for path in files for row in _read_file(path)]
 
 

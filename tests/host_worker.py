@@ -26,6 +26,7 @@ class Watched:
 
     def __init__(self, row, read):
         self.id, self.prompt_length, self._row, self._read = row.id, row.prompt_length, row, read
+        self.masked, self.loss_tokens = row.masked, row.loss_tokens
 
     def __len__(self):
         return len(self._row.ids)

@@ -64,10 +64,10 @@ def test_a_hub_data_set_is_asked_for_by_split_and_subset(monkeypatch):
 def test_what_is_no_data_set(tmp_path):
     with pytest.raises(BadInput, match="is neither a file, a folder nor a hub data set that can be read"):
         load_rows("nobody/nothing")
-    with pytest.raises(BadInput, match="holds no file that ends in .jsonl or .parquet, nor a saved data set"):
+    with pytest.raises(BadInput, match="holds no file that ends in .jsonl, .json or .parquet, nor a saved data set"):
         load_rows(tmp_path)
     (tmp_path / "rows.csv").write_text("a,b\n")
-    with pytest.raises(BadInput, match="ends in '.csv'; give a file that ends in .jsonl or .parquet"):
+    with pytest.raises(BadInput, match="ends in '.csv'; give a file that ends in .jsonl, .json or .parquet"):
         load_rows(tmp_path / "rows.csv")
     (tmp_path / "bad.parquet").write_text("nonsense")
     with pytest.raises(BadInput, match="bad.parquet is not Parquet"):

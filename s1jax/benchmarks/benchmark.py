@@ -14,6 +14,8 @@ from s1jax.config import BadInput
 from s1jax.grading.grade import KINDS
 from s1jax.records import Question
 from s1jax.runs import places
+from s1jax.text.formats import QUESTIONS
+from s1jax.text.turns import read_turns
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -129,7 +131,7 @@ def row_id(row: Mapping[str, Any], text: str) -> str:
 
 
 def local(path: str, kind: str | None = None) -> Benchmark:
-    """A benchmark of one's own: JSONL or Parquet rows with `question` and `answer`, optional `id` and `choices`.
+    """A benchmark of one's own: rows with `question` (`prompt`, `messages`) and `answer`, optional `id` and `choices`.
 
     Args:
       kind: how answers are graded; by default `letter` if the rows have choices (the answer is then a letter, the text
@@ -152,7 +154,7 @@ def local(path: str, kind: str | None = None) -> Benchmark:
 
 
 def _read_local(row: Mapping[str, Any]) -> Question:
-    text, answer = str(first_field(row, "question", "problem")), first_field(row, "answer", "expected_answer")
+    text, answer = _asked(row), first_field(row, "answer", "expected_answer")
     choices = tuple(map(str, row["choices"])) if row.get("choices") else None
     if not text.strip() or not str(answer).strip():
         raise BadInput(f"question {text[:60]!r} has the answer {answer!r}; fill both in or drop the row")
@@ -161,6 +163,21 @@ def _read_local(row: Mapping[str, Any]) -> Question:
     if choices is not None:
         answer = _answer_letter(answer, choices, text)
     return Question(row_id(row, text), text, str(answer), choices, source=str(row.get("source", "")))
+
+
+def _asked(row: Mapping[str, Any]) -> str:
+    """The question of a row. Raises BadInput for a chat that is more than one turn of the user."""
+    value = first_field(row, "question", "problem", *QUESTIONS)
+    if not isinstance(value, (list, tuple)):
+        return str(value)
+    turns = read_turns(value, "messages")
+    if [turn.role for turn in turns] != ["user"]:
+        roles = ", ".join(turn.role for turn in turns)
+        raise BadInput(
+            f"question {turns[0].content[:60]!r} is a chat of turns by {roles}; a benchmark asks one turn of the user: "
+            "give a system turn as system=..., and rows with more turns to generate"
+        )
+    return turns[0].content
 
 
 def _answer_letter(answer: Any, choices: tuple[str, ...], text: str) -> str:

@@ -221,7 +221,20 @@ class Tokenizer:
         Raises:
           BadInput: as `chat_text`; or the template alters an added token that a message spells out.
         """
+        return self._encode_marked(*self._marked_chat(messages, generation_prompt, continue_final))
 
+    def chat_pieces(self, messages: Sequence[Mapping[str, Any]], cut: str) -> list[tuple[str, list[int]]]:
+        """Text and tokens of the chat's prompt (`generation_prompt`), cut where `cut` stands, each piece by itself.
+
+        Raises:
+          BadInput: as `chat_ids`.
+        """
+        text, marks = self._marked_chat(messages, True, False)
+        return [(marks.show(piece), self._encode_marked(piece, marks)) for piece in text.split(cut)]
+
+    def _marked_chat(
+        self, messages: Sequence[Mapping[str, Any]], generation_prompt: bool, continue_final: bool
+    ) -> tuple[str, Marks]:
         def render(rows: Sequence[Mapping[str, Any]]) -> str:
             return self.chat_text(rows, generation_prompt=generation_prompt, continue_final=continue_final)
 
@@ -229,7 +242,7 @@ class Tokenizer:
             is_control = self._backend.get_added_tokens_decoder()[self.added[text]].special
             return message.get("role") == "assistant" and not is_control
 
-        return self._encode_marked(*mark_messages(render, messages, self._added_text, may_be_read))
+        return mark_messages(render, messages, self._added_text, may_be_read)
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write the tokenizer's files into `folder`, byte by byte as they were read where they exist."""

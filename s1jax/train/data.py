@@ -7,6 +7,7 @@ from typing import Literal
 
 from s1jax.config import BadInput, Positive, by_content
 from s1jax.tables import load_rows
+from s1jax.text.formats import FORMATS, TRACES
 from s1jax.text.render import Row, render_row
 from s1jax.text.tokens import PRESETS, Markers, Tokenizer
 
@@ -16,19 +17,23 @@ class DataConfig:
     """Which rows, and how they are rendered.
 
     Attributes:
-      rows: data sets (file, folder or hub id), one after another.
-      split: of a hub data set.
+      rows: data sets (file, folder or hub id), one after another; each row in one of the formats of `docs/formats.md`.
+      format: what rows are read as, a key of `FORMATS`; None: each row as the first whose columns it has.
+      split: of a hub data set or a saved one.
+      train_on: of a chat with several answers, `last` trains on the last one, `all` on all of them.
       preset: thinking markers, a key of `PRESETS`.
       markers: four texts of one's own instead of a preset.
       teacher: which trace where a row has several (`deepseek`, `gemini`).
       system: a system turn; None for what the chat template puts by itself.
-      answer_prefix: put before an answer that lacks it; None for none.
+      answer_prefix: put before an answer behind thinking that lacks it; None for none.
       block: most tokens of an example (upstream's block size).
       over_length: what happens to longer ones. `keep` cuts them, and then their answer is lost.
     """
 
     rows: str | tuple[str, ...] = by_content()
+    format: str | None = None
     split: str = "train"
+    train_on: Literal["last", "all"] = "last"
     preset: str = "s1"
     markers: Markers | None = None
     teacher: str = ""
@@ -52,10 +57,10 @@ class Examples:
         return hashlib.sha256(repr(self.rows).encode()).hexdigest()
 
     def describe(self) -> str:
-        """One line: rows, ids, the share in the loss, the longest, and what was dropped or cut."""
+        """One line: rows, tokens, the share in the loss, the longest, and what was dropped or cut."""
         lengths = [len(row.ids) for row in self.rows]
-        loss = sum(len(row.ids) - row.prompt_length for row in self.rows)
-        text = f"{len(lengths):,} rows, {sum(lengths):,} ids ({loss:,} in the loss), the longest {max(lengths):,}"
+        loss = sum(row.loss_tokens for row in self.rows)
+        text = f"{len(lengths):,} rows, {sum(lengths):,} tokens ({loss:,} in the loss), the longest {max(lengths):,}"
         lost = [f"{n:,} {what}" for n, what in ((self.dropped, "dropped"), (self.cut, "cut")) if n]
         return text + (f"; over the block: {', '.join(lost)}" if lost else "")
 
@@ -64,11 +69,15 @@ def load_examples(config: DataConfig, tokenizer: Tokenizer, rows: str | tuple[st
     """Render every row of `config.rows` (or of `rows`, with the same settings).
 
     Raises:
-      BadInput: no such data or preset; a row without question, trace or answer; a row over the block under the policy
-        `error`; a row that has no loss token left. Rows are named.
+      BadInput: no such data, preset, format or teacher; a row in none of the formats; a row over the block under the
+        policy `error`; a row that has no loss token left. Rows are named.
     """
     if config.preset not in PRESETS:
         raise BadInput(f"data.preset={config.preset!r} is not known; use one of {', '.join(PRESETS)}")
+    if config.teacher not in TRACES:
+        raise BadInput(f"data.teacher={config.teacher!r} is not known; use one of {', '.join(map(repr, TRACES))}")
+    if config.format is not None and config.format not in FORMATS:
+        raise BadInput(f"data.format={config.format!r} is not known; use one of {', '.join(FORMATS)}")
     markers = config.markers or PRESETS[config.preset]
     sources = config.rows if rows is None else rows
     rendered = []
@@ -83,30 +92,32 @@ def load_examples(config: DataConfig, tokenizer: Tokenizer, rows: str | tuple[st
                     teacher=config.teacher,
                     system=config.system,
                     answer_prefix=config.answer_prefix,
+                    train_on=config.train_on,
+                    format=config.format,
                 )
             )
     return within_block(rendered, config.block, config.over_length)
 
 
 def within_block(rows: Sequence[Row], block: int, policy: str) -> Examples:
-    """Apply the policy for rows of more than `block` ids. Raises BadInput as `load_examples`."""
+    """Apply the policy for rows of more than `block` tokens. Raises BadInput as `load_examples`."""
     long = [row for row in rows if len(row.ids) > block]
     if long and policy == "error":
         longest = max(len(row.ids) for row in long)
         named = ", ".join(f"{row.id} ({len(row.ids)})" for row in long[:3])
         raise BadInput(
-            f"{len(long)} of {len(rows)} rows are longer than data.block={block} ids: {named}; set data.block="
+            f"{len(long)} of {len(rows)} rows are longer than data.block={block} tokens: {named}; set data.block="
             f"{longest}, or data.over_length=drop, or =keep (it cuts them, and what is trained on cut answers does not "
             "learn to stop)"
         )
     kept = [row for row in rows if len(row.ids) <= block or policy == "keep"]
-    cut = [dataclasses.replace(row, ids=row.ids[:block]) if len(row.ids) > block else row for row in kept]
+    cut = [row.cut(block) if len(row.ids) > block else row for row in kept]
     if not cut:
-        raise BadInput(f"no row is left: all {len(rows)} are longer than data.block={block} ids; set a longer block")
+        raise BadInput(f"no row is left: all {len(rows)} are longer than data.block={block} tokens; set a longer block")
     for row in cut:
         if not 0 < row.prompt_length < len(row.ids):
             raise BadInput(
-                f"row {row.id!r} has no loss token: its prompt takes {row.prompt_length} of {len(row.ids)} ids "
+                f"row {row.id!r} has no loss token: its prompt takes {row.prompt_length} of {len(row.ids)} tokens "
                 f"(data.block={block}); drop the row or set a longer block"
             )
     return Examples(tuple(cut), len(rows) - len(kept), len(long) if policy == "keep" else 0)

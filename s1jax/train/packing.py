@@ -186,6 +186,8 @@ def fill(
             positions[row, at] = np.arange(n)
             segments[row, at] = segment
             weight[row, start + example.prompt_length - 1 : start + n] = weights[index]
+            for begin, end in example.masked:
+                weight[row, start + begin - 1 : start + end - 1] = 0.0
             start += n
     order = None if kept is None else np.argsort(weight == 0, axis=1, kind="stable")[:, :kept].astype(np.int32)
     return Packed(tokens, targets, positions, segments, weight, order)
@@ -197,7 +199,7 @@ def loss_weights(examples: Sequence[Row], norm: str) -> list[float]:
     `example`: mean over examples of the mean over their tokens (upstream with one sequence a device); `token`: mean
     over all loss tokens. Weights, not shapes, decide what counts, so packing, accumulation and sharding do not.
     """
-    counts = [len(example.ids) - example.prompt_length for example in examples]
+    counts = [example.loss_tokens for example in examples]
     if norm == "token":
         return [1.0 / sum(counts)] * len(counts)
     return [1.0 / (len(counts) * count) for count in counts]

@@ -103,7 +103,7 @@ class Plan:
         fitted = int(np.searchsorted(self.lengths, _longest(lengths, packed)))
         weights = loss_weights(examples, self.norm)
         arrays = fill(examples, packed, self.lengths[fitted], weights, own, self.kept[fitted])
-        tokens = sum(len(row.ids) - row.prompt_length for row in examples)
+        tokens = sum(row.loss_tokens for row in examples)
         return HostBatch(arrays, tuple(row.id for row in examples), tokens, tuple(lengths))
 
     def describe(self) -> str:
@@ -151,7 +151,7 @@ def make_plan(
     fitted = choose_lengths(needed, packing)
     chosen = np.searchsorted(fitted, needed)
     positions = rows * np.asarray(fitted)[chosen].sum()
-    in_loss = np.array([len(row.ids) - row.prompt_length for row in examples])
+    in_loss = np.array([row.loss_tokens for row in examples])
     weighed = [
         _longest(in_loss[indices_at(step, len(examples), batch, seed)].tolist(), packed)
         for step, packed in enumerate(packings)
@@ -217,7 +217,7 @@ def in_order(
         HostBatch(
             fill(examples, packed, length, weights, own),
             tuple(examples[index].id for index in group),
-            sum(len(examples[index].ids) - examples[index].prompt_length for index in group),
+            sum(examples[index].loss_tokens for index in group),
             tuple(lengths[index] for index in group),
         )
         for packed, group in zip(packings, groups, strict=True)

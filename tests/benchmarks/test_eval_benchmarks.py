@@ -151,3 +151,20 @@ def test_a_csv_of_another_encoding_is_named(tmp_path):
     (tmp_path / "gpqa_diamond.csv").write_bytes(b"\xff\xfeQuestion")
     with pytest.raises(BadInput, match="gpqa_diamond.csv is no CSV in UTF-8"):
         BENCHMARKS["gpqa_diamond"].load(str(tmp_path))
+
+
+def test_a_question_of_ones_own_may_be_a_prompt_or_a_chat_of_one_turn(tmp_path):
+    rows = [
+        {"question": "a?"},
+        {"prompt": "a?"},
+        {"prompt": [{"role": "user", "content": "a?"}]},
+        {"messages": [{"from": "human", "value": "a?"}]},
+        {"problem": "a?", "messages": [{"role": "system", "content": "other"}]},
+    ]
+    path = tmp_path / "own.jsonl"
+    records.write_jsonl(path, [{"id": i, "answer": "2", **row} for i, row in enumerate(rows)])
+    assert [question.text for question in benchmark.local(str(path)).load()] == ["a?"] * len(rows)
+    turns = [{"role": "system", "content": "S"}, {"role": "user", "content": "a?"}]
+    records.write_jsonl(path, [{"answer": "2", "messages": turns}])
+    with pytest.raises(BadInput, match="is a chat of turns by system, user; a benchmark asks one turn of the user"):
+        benchmark.local(str(path)).load()

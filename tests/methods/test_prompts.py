@@ -1,5 +1,9 @@
 """Prompts of a JSONL file: what a row may say, and that everything else is named."""
 
+import json
+
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from s1jax import records
@@ -71,3 +75,50 @@ def test_nulls_are_as_if_they_were_not_there_but_for_overrides(tmp_path):
 def test_wrong_type_of_an_override_is_named():
     with pytest.raises(BadInput, match="prompt 'x' thinking_token_budget"):
         prompts.override(BudgetConfig(), {"thinking_token_budget": "many"}, "prompt 'x'")
+
+
+def test_a_question_may_be_a_prompt_or_a_chat_as_people_write_it():
+    asked = prompts.prompt_of({"question": "q?"}, "row 1")
+    parts = [{"type": "text", "text": "q"}, {"type": "text", "text": "?"}]
+    for row in (
+        {"prompt": "q?"},
+        {"prompt": [{"role": "user", "content": "q?"}], "question": None},
+        {"messages": [{"role": "user", "content": "q?"}]},
+        {"messages": [{"from": "human", "value": "q?"}]},
+        {"messages": [{"role": "user", "content": parts}]},
+    ):
+        assert prompts.prompt_of(row, "row 1") == asked
+    begun = [{"role": "user", "content": "q?"}, {"from": "gpt", "value": "I"}]
+    assert prompts.prompt_of({"messages": begun}, "row 1").messages[-1] == {"role": "assistant", "content": "I"}
+    called = {"role": "assistant", "content": None, "tool_calls": [1]}
+    assert prompts.prompt_of({"messages": [begun[0], called]}, "row 1").messages[-1] == called, "templates read it"
+    with pytest.raises(BadInput, match="row 1 has both of question and prompt; give one"):
+        prompts.prompt_of({"question": "a", "prompt": "b"}, "row 1")
+    with pytest.raises(BadInput, match=r"nor a prompt \(it has answer\); give one"):
+        prompts.prompt_of({"answer": "a"}, "row 1")
+    with pytest.raises(BadInput, match="row 1: prompt is 5; give a text"):
+        prompts.prompt_of({"prompt": 5}, "row 1")
+    with pytest.raises(BadInput, match="row 1: messages turn 1 has a part of type 'image_url'"):
+        prompts.prompt_of({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "row 1")
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "bom.jsonl", "p.json", "p.parquet"])
+def test_prompts_of_other_files(tmp_path, name):
+    rows = [{"prompt": "a?"}, {"prompt": "b?"}]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if name == "p.parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / name)
+    else:
+        (tmp_path / name).write_text(("\ufeff" if name == "bom.jsonl" else "") + text)
+    assert [prompt.messages[-1]["content"] for prompt in prompts.read_prompts(str(tmp_path / name))] == ["a?", "b?"]
+
+
+def test_equal_prompts_without_ids_are_told_apart(tmp_path):
+    hash_of = records.question_id("a?")
+    rows = [{"question": "a?"}, {"question": "a?"}, {"id": f"{hash_of}-2", "question": "a?"}, {"prompt": "a?"}]
+    records.write_jsonl(tmp_path / "p.jsonl", rows)
+    found = [prompt.id for prompt in prompts.read_prompts(str(tmp_path / "p.jsonl"))]
+    assert found == [hash_of, f"{hash_of}-3", f"{hash_of}-2", f"{hash_of}-4"]
+    records.write_jsonl(tmp_path / "p.jsonl", [{"id": "x", "question": "a?"}, {"id": "x", "question": "a?"}])
+    with pytest.raises(BadInput, match="id 'x' stands in rows 1 and 2; ids must be unique"):
+        prompts.read_prompts(str(tmp_path / "p.jsonl"))

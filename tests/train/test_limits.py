@@ -35,7 +35,7 @@ def test_a_row_as_long_as_the_block_fits():
     assert within_block(rows, 10, "error") == Examples(tuple(rows), 0, 0)
     with pytest.raises(BadInput) as error:
         within_block([*rows, row("c", 12), row("d", 11), row("e", 30), row("f", 11)], 10, "error")
-    assert "4 of 6 rows are longer than data.block=10 ids: c (12), d (11), e (30); set data.block=30" in str(
+    assert "4 of 6 rows are longer than data.block=10 tokens: c (12), d (11), e (30); set data.block=30" in str(
         error.value
     )
 
@@ -46,7 +46,7 @@ def test_longer_rows_are_dropped_or_cut_and_counted():
     cut = within_block(rows, 10, "keep")
     assert [len(kept.ids) for kept in cut.rows] == [10, 10, 10] and (cut.dropped, cut.cut) == (0, 2)
     assert cut.rows[1].ids == tuple(range(10)), "its beginning"
-    with pytest.raises(BadInput, match="no row is left: all 2 are longer than data.block=9 ids; set a longer block"):
+    with pytest.raises(BadInput, match="no row is left: all 2 are longer than data.block=9 tokens; set a longer block"):
         within_block(rows[1:], 9, "drop")
 
 
@@ -56,13 +56,15 @@ def test_a_row_needs_a_token_in_the_loss(prompt, fits):
     if fits:
         assert within_block(rows, 10, "keep").rows[0].prompt_length == prompt
     else:
-        with pytest.raises(BadInput, match=f"row 'a' has no loss token: its prompt takes {prompt} of 10 ids"):
+        with pytest.raises(BadInput, match=f"row 'a' has no loss token: its prompt takes {prompt} of 10 tokens"):
             within_block(rows, 10, "keep")
 
 
 def test_examples_in_words():
     examples = Examples((row("a", 1000, 200), row("b", 500, 100)), 2, 0)
-    assert examples.describe() == "2 rows, 1,500 ids (1,200 in the loss), the longest 1,000; over the block: 2 dropped"
+    assert (
+        examples.describe() == "2 rows, 1,500 tokens (1,200 in the loss), the longest 1,000; over the block: 2 dropped"
+    )
     assert dataclasses.replace(examples, dropped=1, cut=3).describe().endswith("over the block: 1 dropped, 3 cut")
     assert dataclasses.replace(examples, dropped=0).describe().endswith("the longest 1,000")
 

@@ -216,13 +216,15 @@ def test_a_batch_that_the_mesh_cannot_make(packing, batch, message):
 
 def test_policies_for_rows_over_the_block():
     rows = rows_of([10, 40, 20])
-    with pytest.raises(BadInput, match=r"1 of 3 rows are longer than data.block=30 ids: r1 \(41\); set data.block=41"):
+    with pytest.raises(
+        BadInput, match=r"1 of 3 rows are longer than data.block=30 tokens: r1 \(41\); set data.block=41"
+    ):
         within_block(rows, 30, "error")
     dropped = within_block(rows, 30, "drop")
     assert [row.id for row in dropped.rows] == ["r0", "r2"] and "1 dropped" in dropped.describe()
     kept = within_block(rows, 30, "keep")
     assert kept.rows[1].ids == rows[1].ids[:30] and "1 cut" in kept.describe()
-    with pytest.raises(BadInput, match="row 'r1' has no loss token: its prompt takes 13 of 12 ids"):
+    with pytest.raises(BadInput, match="row 'r1' has no loss token: its prompt takes 13 of 12 tokens"):
         within_block(rows, 12, "keep")
     with pytest.raises(BadInput, match="no row is left: all 3"):
         within_block(rows, 5, "drop")
