@@ -65,8 +65,9 @@ VERBS: dict[str, Verb] = {
     "generate": Verb(
         "s1jax.methods.run",
         "GenerateRun",
-        "prompts -> completions.jsonl under a control",
-        "s1jax generate model=DIR prompts=FILE out=DIR control.thinking_token_budget=512",
+        "prompts -> completions.jsonl under a control; one prompt, or a chat, in the terminal",
+        "s1jax generate model=DIR prompts=FILE out=DIR control.thinking_token_budget=512; s1jax generate model=DIR "
+        "prompt='How many r are in raspberry?'; s1jax generate model=DIR (a chat)",
     ),
     "eval": Verb(
         "s1jax.eval.run",
@@ -192,7 +193,9 @@ def config_of(name: str, fields: Mapping[str, Any]) -> Any:
 
 
 def _with_out(config: Any, recipe: str) -> Any:
+    """`out` where none is given, unless the run writes nothing then (a property `needs_out`)."""
     is_open = "out" in {field.name for field in dataclasses.fields(config)} and not config.out
+    is_open = is_open and getattr(config, "needs_out", True)
     config = dataclasses.replace(config, out=f"runs/{recipe}") if is_open else config
     places.place(getattr(config, "out", ""))  # a store of another kind is refused before anything is read
     return config

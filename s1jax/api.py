@@ -131,7 +131,11 @@ class LoadedModel:
         jobs = [self._job(question, i, seed, control_and_sampling) for i, question in enumerate(many)]
         session = self._session(jobs)
         found: dict[tuple[str, int], Completion] = {}
-        session.run(jobs, lambda job, _, completion: found.update({(job.setting, completion.sample): completion}))
+
+        def keep(job: Job, _: Ask, completion: Completion) -> None:
+            found[job.setting, completion.sample] = dataclasses.replace(completion, question=job.question)
+
+        session.run(jobs, keep)
         return [found[job.setting, sample] for job in jobs for sample in range(job.n_samples)]
 
     def stream(

@@ -69,6 +69,7 @@ class Completion:
     Thinking is `token_ids[:thinking_tokens]`; the drawn answer begins at `answer_offset`; `forced[i]` says that
     `token_ids[i]` was put there by the control and not drawn; a final stop token is kept in `token_ids` and not counted
     in `answer_tokens`; `logprobs[i]` is the log-softmax of the raw fp32 logits at the token that stands there.
+    `question` is the last turn of the user; of a private benchmark it is empty.
 
     `extra` is what the control adds (`budget`: `n_ignored`, `reopened`, `loop_at`); in a file its keys stand at the top
     level, and they can be read like fields. A `finish_reason` of `cancelled` or `error` exists in memory alone; `error`
@@ -90,6 +91,7 @@ class Completion:
     text: str
     logprobs: tuple[float, ...] | None = None
     format: str = "s1jax.completion/1"
+    question: str = ""
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     error: str | None = None
 
@@ -117,7 +119,6 @@ class Sample(Completion):
     (`s1jax.grading.extract`); `undecided`: whether it equals the gold could not be settled, and it counts as wrong.
     """
 
-    question: str = ""
     extracted: str | None = None
     gold: str | None = None
     correct: bool = False
@@ -132,7 +133,8 @@ def to_row(completion: Completion) -> dict[str, Any]:
     if not completion.is_finished:
         raise ValueError(f"{completion.id!r} sample {completion.sample} is {completion.finish_reason}, not finished")
     row = dataclasses.asdict(completion)
-    return {**{name: value for name, value in row.items() if name not in IN_MEMORY}, **completion.extra}
+    first = {name: row.pop(name) for name in ("id", "question")}
+    return {**first, **{name: value for name, value in row.items() if name not in IN_MEMORY}, **completion.extra}
 
 
 def question_id(text: str) -> str:

@@ -244,11 +244,11 @@ def graded(
     verdict = grader.grade(text, gold, bench.kind)
     fields: dict[str, Any] = {field.name: getattr(completion, field.name) for field in dataclasses.fields(Completion)}
     del fields["format"]  # a sample has its own
+    fields["question"] = question.text
     if bench.private:
-        fields["text"] = ""
+        fields |= {"text": "", "question": ""}
     return Sample(
         **fields,
-        question="" if bench.private else question.text,
         extracted=verdict.extracted,
         gold=gold,
         correct=verdict.correct,

@@ -1,16 +1,17 @@
-"""The verb `generate`: prompts -> `completions.jsonl`, or one prompt to the terminal as it is written."""
+"""The verb `generate`: prompts -> `completions.jsonl`; one prompt, or a chat, to the terminal as it is written."""
 
 import contextlib
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from s1jax import records
 from s1jax.config import BadInput, by_content
 from s1jax.grading import grade
 from s1jax.grading.pool import Grader
-from s1jax.methods import METHODS, vote
+from s1jax.methods import METHODS, chat, vote
 from s1jax.methods.config import ModelRun
 from s1jax.methods.engines import build_engines, check_model
 from s1jax.methods.parts import Parts, run_folder
@@ -19,7 +20,7 @@ from s1jax.methods.prompts import override, override_control, prompt_of, read_pr
 from s1jax.methods.router import answer_text
 from s1jax.methods.session import Session
 from s1jax.methods.stored import by_job, prompts_of, stored
-from s1jax.methods.stream import Stream
+from s1jax.methods.stream import Shown
 from s1jax.methods.task import Ask, Job
 from s1jax.records import Completion, Prompt
 from s1jax.runs.fingerprint import Content, of_value
@@ -29,29 +30,41 @@ COMPLETIONS, VOTES = "completions.jsonl", "votes.jsonl"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerateRun(ModelRun):
-    """Prompts and how they are completed.
+    """Prompts and how they are completed; without any, a chat in the terminal.
 
     Attributes:
-      prompts: a JSONL file; see `s1jax.methods.prompts`.
-      prompt: one question instead, whose completion is shown while it is written.
+      prompts: a file, a folder or a hub id; `docs/formats.md` says what a row may be.
+      prompt: one question instead, whose completions are shown while they are written.
       answers: how answers vote (`method.kind=vote`): a key of `s1jax.grading.grade.KINDS`.
+      out: where everything is written; a single prompt and a chat are written nowhere unless it is given.
     """
 
     prompts: str | None = by_content(None)
     prompt: str | None = None
     answers: str = "math"
 
+    @property
+    def needs_out(self) -> bool:
+        """It writes a file also where no `out` is given."""
+        return self.prompts is not None
 
-def run(config: GenerateRun, session: Session | None = None) -> pathlib.Path:
-    """Complete what is missing; `session` stands in for the one that reads the model. Returns the folder.
+
+def run(config: GenerateRun, session: Session | None = None) -> pathlib.Path | None:
+    """Complete what is missing; `session` stands in for the one that reads the model.
+
+    Returns: the folder; None where nothing is written.
 
     Raises:
       BadInput: prompts, settings or a former run that do not fit, before any work.
     """
-    if (config.prompts is None) == (config.prompt is None):
-        raise BadInput("give prompts=FILE.jsonl or prompt='one question', one of the two")
+    if config.prompts is not None and config.prompt is not None:
+        raise BadInput("give prompts=FILE or prompt='one question', one of the two")
     if config.answers not in grade.KINDS:
         raise BadInput(f"answers={config.answers!r} is not known; use one of {', '.join(grade.KINDS)}")
+    if config.prompts is None and config.prompt is None:
+        if not chat.is_possible():
+            raise BadInput("give prompts=FILE or prompt='one question', one of the two; a chat needs a terminal")
+        return chat.run(config, session or Session(config, build_engines))
     if config.prompts is not None:
         prompts = read_prompts(config.prompts, config.system)
     else:
@@ -62,6 +75,8 @@ def run(config: GenerateRun, session: Session | None = None) -> pathlib.Path:
     session.check(jobs)
     if reads_model:
         check_model(config)
+    if config.prompt is not None and not config.out:
+        return _show(config, session, jobs[0])
     with run_folder(config, lambda: _asked(config, prompts)) as out:
         is_whole = _complete(config, session, jobs, out)
         if is_whole and METHODS[config.method.kind].joint:
@@ -69,6 +84,20 @@ def run(config: GenerateRun, session: Session | None = None) -> pathlib.Path:
     if is_whole and config.prompts is not None:
         print(f"wrote {out / COMPLETIONS}", file=sys.stderr)
     return out
+
+
+def _show(config: GenerateRun, session: Session, job: Job) -> None:
+    """Complete one prompt for the terminal alone."""
+    shown = Shown(session.tokenizer, job.control, job.n_samples)
+    tally = Tally(session, config.answers)
+
+    def on_done(job: Job, _: Ask, completion: Completion) -> None:
+        tally.add(job, completion)
+        shown.finish(completion)
+
+    session.run([job], on_done, on_progress=shown.show)
+    if METHODS[config.method.kind].joint and session.is_mine(job.id):
+        print(vote_line(tally.rows([job.id])[0]))
 
 
 def _asked(config: GenerateRun, prompts: Sequence[Prompt]) -> dict[str, Content]:
@@ -82,25 +111,25 @@ def _complete(config: GenerateRun, session: Session, jobs: Sequence[Job], out: p
     share = session.share
     with contextlib.ExitStack() as stack:
         parts = stack.enter_context(Parts(out / COMPLETIONS, share))
-        is_shown = config.prompt is not None and jobs[0].n_samples == 1
-        stream = Stream(session.tokenizer, jobs[0].control) if is_shown else None
+        is_shown = config.prompt is not None
+        shown = Shown(session.tokenizer, jobs[0].control, jobs[0].n_samples) if is_shown else None
         n_samples = {job.id: job.n_samples for job in jobs}
         former = stored(out / COMPLETIONS, Completion, prompts_of(jobs))
         finished, n_finished = by_job(former, "", n_samples, keeps_all=len(jobs) == 1)
         n_mine = sum(job.n_samples for job in jobs if session.is_mine(job.id))
-        progress = None if stream else stack.enter_context(ProgressBar(n_mine, n_finished, "generate"))
-        if stream is not None:
+        progress = None if shown else stack.enter_context(ProgressBar(n_mine, n_finished, "generate"))
+        if shown is not None:
             for completion in finished.get(("", jobs[0].id), {}).values():
-                stream.finish(completion)
+                shown.finish(completion)
 
         def on_done(job: Job, ask: Ask, completion: Completion) -> None:
-            parts.write(completion)
-            if stream is not None:
-                stream.finish(completion)
+            parts.write(dataclasses.replace(completion, question=job.question))
+            if shown is not None:
+                shown.finish(completion)
             elif progress is not None:
                 progress.advance(len(completion.token_ids))
 
-        session.run(jobs, on_done, stored=finished, on_progress=None if stream is None else stream.show)
+        session.run(jobs, on_done, stored=finished, on_progress=None if shown is None else shown.show)
         return parts.merge([key for job in jobs for key in job.keys])
 
 
@@ -112,12 +141,25 @@ def _job(prompt: Prompt, config: GenerateRun, session: Session) -> Job:
 
 
 def _count(config: GenerateRun, session: Session, jobs: Sequence[Job], out: pathlib.Path) -> None:
-    """Write the votes of all prompts, in their order."""
+    """Write the votes of all prompts, in their order; that of a single one is shown."""
     by_id = {job.id: job for job in jobs}
     tally = Tally(session, config.answers)
     for completion in stored(out / COMPLETIONS, Completion, prompts_of(jobs)):
         tally.add(by_id[completion.id], completion)
-    tally.write(out / VOTES, list(by_id))
+    rows = tally.rows(list(by_id))
+    records.write_jsonl(out / VOTES, rows)
+    if config.prompt is not None:
+        print(vote_line(rows[0]))
+
+
+def vote_line(row: Mapping[str, Any]) -> str:
+    """What the samples of a prompt agree on, in words."""
+    votes = [vote for vote in row["votes"] if vote is not None]
+    if row["tied"]:
+        return f"tied between {', '.join(row['tied'])} ({votes.count(row['tied'][0])} of {len(row['votes'])} each)"
+    if row["answer"] is None:
+        return f"none of {len(row['votes'])} gives an answer"
+    return f"the answer of {votes.count(row['answer'])} of {len(row['votes'])}: {row['answer']}"
 
 
 class Tally:
@@ -136,7 +178,7 @@ class Tally:
         spent[0] += completion.thinking_tokens
         spent[1] += len(completion.token_ids)
 
-    def write(self, path: pathlib.Path, ids: Sequence[str]) -> None:
+    def rows(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """One row a prompt: the answer of most samples (null when tied or absent), all votes, and what they cost."""
         rows = []
         answers = {id: [self._votes[id][sample] for sample in sorted(self._votes[id])] for id in ids}
@@ -156,4 +198,4 @@ class Tally:
                     "total_tokens": self._spent[id][1],
                 }
             )
-        records.write_jsonl(path, rows)
+        return rows

@@ -108,3 +108,29 @@ class Stream:
         for piece in pieces:
             style = FORCED if piece.is_forced else "dim" if piece.is_thinking else ""
             self._console.print(piece.text, style=style, end="", markup=False, soft_wrap=True)
+
+
+class Shown:
+    """Shows all completions of a prompt: a single one while it is written, several one after another as they end."""
+
+    def __init__(self, tokenizer: Tokenizer, control: Any, n: int, console: Console | None = None) -> None:
+        self._tokenizer, self._control, self._n = tokenizer, control, n
+        self._console = console or Console(highlight=False)
+        self._stream = Stream(tokenizer, control, self._console)
+        self._ended: dict[int, Completion] = {}
+        self._n_shown = 0
+
+    def show(self, ask: Ask, ids: Sequence[int], forced: Sequence[bool], thinking: int) -> None:
+        """What has been added to a single one."""
+        if self._n == 1:
+            self._stream.show(ask, ids, forced, thinking)
+
+    def finish(self, completion: Completion) -> None:
+        """One that has ended; it is shown when all before it are."""
+        self._ended[completion.sample] = completion
+        while self._n_shown in self._ended:
+            if self._n > 1:
+                self._console.print(f"--- {self._n_shown + 1} of {self._n}", style="bold", markup=False)
+                self._stream = Stream(self._tokenizer, self._control, self._console)
+            self._stream.finish(self._ended[self._n_shown])
+            self._n_shown += 1

@@ -61,6 +61,11 @@ class Job:
     n_samples: int
 
     @property
+    def question(self) -> str:
+        """The last turn of the user, "" without one."""
+        return next((turn["content"] or "" for turn in reversed(self.messages) if turn["role"] == "user"), "")
+
+    @property
     def keys(self) -> list[tuple[str, int]]:
         """(id, sample) of its completions."""
         return [(self.id, sample) for sample in range(self.n_samples)]
