@@ -107,7 +107,10 @@ class Stream:
     def _print(self, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
             style = FORCED if piece.is_forced else "dim" if piece.is_thinking else ""
-            self._console.print(piece.text, style=style, end="", markup=False, soft_wrap=True)
+            text = (
+                piece.text.replace("\x1b", "\u241b") if self._console.is_terminal else piece.text
+            )  # no commands to it
+            self._console.print(text, style=style, end="", markup=False, soft_wrap=True)
 
 
 class Shown:
