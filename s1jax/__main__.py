@@ -7,6 +7,8 @@ import contextlib
 import dataclasses
 import errno
 import importlib
+import importlib.util
+import logging
 import os
 import pathlib
 import re
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -102,6 +105,7 @@ UNUSABLE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTEMPTY),
 }
+GOOGLE = "0x1ae0"  # vendor of TPUs on the PCI bus
 HOW_TO_READ = """\
 Each line is a key with its default, as it is written on the command line; in CONFIG.yaml the parts of a dotted key
 stand below one another. A key with * may change when a run goes on in its folder; all others must be as they were."""
@@ -112,6 +116,8 @@ in CONFIG.yaml alone: read before JAX is loaded
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code: 0 done, 2 bad input, 75 SIGTERM, 130 Ctrl-C, 1 anything else."""
+    if arguments is None:  # the process is ours
+        _quiet_libraries()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -221,6 +227,40 @@ def prepare_environment(path: str | None, platform: str | None = None) -> None:
             _set(path, key, value)
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "s1jax" / "xla"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    if "jax" not in sys.modules and (platforms := _platforms_at_hand()) is not None:
+        os.environ.setdefault("JAX_PLATFORMS", platforms)
+
+
+def _platforms_at_hand() -> str | None:
+    """Platforms without the TPU's where its library is installed and no TPU is there; None where JAX may look itself.
+
+    libtpu, which plans and tests install, else complains of what it does not find at each start. Where a device is
+    whose plugin is not known here, JAX looks.
+    """
+    vendors = pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")
+    has_tpu = any(vendor.read_text().strip() == GOOGLE for vendor in vendors) or "TPU_ACCELERATOR_TYPE" in os.environ
+    if importlib.util.find_spec("libtpu") is None or has_tpu or pathlib.Path("/dev/kfd").exists():
+        return None
+    if not pathlib.Path("/dev/nvidiactl").exists():
+        return "cpu"
+    has_plugin = any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
+    return "cuda,cpu" if has_plugin else None
+
+
+def _quiet_libraries() -> None:
+    """Warnings of libraries stay off the terminal, in child processes too, unless Python or they are told otherwise.
+
+    Not that JAX found a device and cannot use it.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    if not sys.warnoptions:
+        os.environ["PYTHONWARNINGS"] = "ignore"
+        warnings.simplefilter("ignore")
+    for name in ("absl", "jax", "orbax", "transformers", "datasets", "huggingface_hub", "grain", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
 
 
 def _set(path: str, key: Any, value: Any) -> None:

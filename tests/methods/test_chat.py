@@ -236,16 +236,25 @@ class Terminal:
         os.write(self._mine, line.encode() + b"\n")
 
 
-def test_a_chat_on_a_pseudo_terminal(tmp_path):
-    """The program as it is started, on a model of random weights: streamed, dimmed, marked, and nothing written."""
-    tokenizer = Tokenizer.load(tokenizer_folder(tmp_path / "tokenizer"))
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> pathlib.Path:
+    """Random weights."""
+    path = tmp_path_factory.mktemp("model")
+    tokenizer = Tokenizer.load(tokenizer_folder(path / "tokenizer"))
     config = dataclasses.replace(CONFIG, max_position=512)
     weights = jax.jit(lambda key: jax.tree.map(lambda x: x * 2.0, Decoder(config, key)))(jax.random.key(5))
-    hf.save(weights, tmp_path / "hf", tokenizer_source=tokenizer)
-    here = tmp_path / "here"
-    here.mkdir()
-    arguments = ["generate", f"model={tmp_path / 'hf'}", "dtype=float32", "sampling.max_new_tokens=60"]
-    terminal = Terminal([*arguments, "engine.window=8", "mesh.data=1"], here)
+    hf.save(weights, path / "hf", tokenizer_source=tokenizer)
+    return path / "hf"
+
+
+def arguments(model: pathlib.Path) -> list[str]:
+    sizes = ["sampling.max_new_tokens=60", "engine.window=8", "mesh.data=1"]
+    return ["generate", f"model={model}", "dtype=float32", *sizes]
+
+
+def test_a_chat_on_a_pseudo_terminal(model, tmp_path):
+    """The program as it is started: streamed, dimmed, marked, and nothing written."""
+    terminal = Terminal(arguments(model), tmp_path)
     try:
         assert "no limit; /help lists the commands" in terminal.until("> ")
         terminal.type("/budget 12")
@@ -263,4 +272,15 @@ def test_a_chat_on_a_pseudo_terminal(tmp_path):
     finally:
         terminal.process.kill()
         terminal.process.wait()
-    assert not any(here.iterdir())
+    assert not any(tmp_path.iterdir())
+
+
+def test_no_warning_of_a_library_reaches_the_terminal(model, tmp_path):
+    """Nothing chooses the platform, as after `make test`, which installs the TPU's library."""
+    left_out = ("JAX_PLATFORMS", "TPU_SKIP_MDS_QUERY", "PYTHONWARNINGS", "XLA_FLAGS")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
+    command = [sys.executable, "-m", "s1jax", *arguments(model), "prompt=How many?"]
+    environment["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stderr.splitlines()] == ["weights", "compiling,"], done.stderr
