@@ -1,8 +1,10 @@
 """`index.html`: the picture, what it says, tables, and traces with the tokens that were put there marked. One file."""
 
 import base64
+import dataclasses
 import html
-from collections.abc import Mapping, Sequence
+import urllib.parse
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from s1jax.eval.terminal import describe
@@ -10,6 +12,13 @@ from s1jax.records import Sample
 from s1jax.text.tokens import Tokenizer
 
 LONGEST = 6000
+UPSTREAM = (
+    "By upstream's rules: the same samples, graded as the evaluation of simplescaling/s1 (commit 77272c6) grades them "
+    "before it asks its network judge, which is left out. It takes the last box behind the last answer header (in the "
+    'whole response where there is none), else what follows "Answer:", else everything, and compares letter for '
+    "letter, but for leading zeros of integers; a multiple-choice answer that it cannot read counts as A. The accuracy "
+    "beside it reads answers in any common dress and compares what they mean."
+)
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:62rem;margin:2.5rem auto;padding:0 1rem}
 h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.1rem;margin-top:2.2rem}img{max-width:100%;height:auto}
@@ -19,8 +28,22 @@ th,td{padding:.3rem .8rem;text-align:right;border-bottom:1px solid #e4e4e4}
 th:first-child,td:first-child{text-align:left}
 th{font-weight:600;color:#555}pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f7f7f7;padding:.9rem;
 border-radius:4px;font:13px/1.5 ui-monospace,monospace}details{margin:.6rem 0}summary{cursor:pointer}
+dl{display:grid;grid-template-columns:max-content auto;gap:.1rem .9rem;font-size:.92rem}dt{color:#555}dd{margin:0}
 .think{color:#777}mark{background:#ffe3a6;color:#5a3b00;border-radius:2px}.right{color:#1b7f3b}.wrong{color:#b3261e}
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """How one setting was evaluated.
+
+    Attributes:
+      date: when its report was written, in words; "" where that is not known.
+      files: paths from the page, by what they are called.
+    """
+
+    date: str = ""
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def render(
@@ -29,12 +52,16 @@ def render(
     findings: Sequence[str],
     picture: bytes,
     traces: Sequence[str],
+    made: Sequence[Made] = (),
+    files: Mapping[str, str] | None = None,
 ) -> str:
     """The page as text.
 
     Args:
       picture: the PNG, which is put into the page.
       traces: HTML of `trace`, or of a note why there is none.
+      made: of each report.
+      files: beside the page, by what they are called.
     """
     title = html.escape(f"{scaling['benchmark']}: what thinking tokens buy")
     said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in findings)
@@ -46,6 +73,7 @@ def render(
         f'<img alt="accuracy against tokens" src="data:image/png;base64,{image}">'
         f'<h2>What it says</h2><ul class="said">{said}</ul>'
         f"<h2>Figures</h2>{_figures(scaling)}<h2>Settings</h2>{_settings(reports)}{_votes(scaling)}"
+        f"<h2>How it was run</h2>{_about(reports)}{_runs(reports, made)}{_links('This page', files or {})}"
         f"<h2>Traces</h2><p>Grey is thinking, <mark>marked</mark> what the control put there.</p>{''.join(traces)}"
         "</body></html>\n"
     )
@@ -96,7 +124,54 @@ def _settings(reports: Sequence[Mapping[str, Any]]) -> str:
                 f"{report['truncated']}",
             )
         )
-    return _table((*names, "no answer", "cut"), rows) + _plan(reports)
+    return _table((*names, "no answer", "cut"), rows) + f"<p>{html.escape(UPSTREAM)}</p>" + _plan(reports)
+
+
+def _about(reports: Sequence[Mapping[str, Any]]) -> str:
+    """What the settings share, and the SHA-256 of what was read, as far as the reports say it."""
+    names = ("model", "tokenizer", "dtype", "instruction", "grader")
+    rows = [(name, _shared(report.get(name) for report in reports)) for name in names]
+    keys = dict.fromkeys(key for report in reports for key in report.get("fingerprints") or {})
+    prints = [(key, _shared((report.get("fingerprints") or {}).get(key) for report in reports)) for key in keys]
+    rows += [(f"fingerprint of {key}", value) for key, value in prints]
+    terms = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in rows if value)
+    return f"<dl>{terms}</dl>" if terms else ""
+
+
+def _shared(values: Iterable[Any]) -> str:
+    return ", ".join(dict.fromkeys(str(value) for value in values if value not in (None, "")))
+
+
+def _runs(reports: Sequence[Mapping[str, Any]], made: Sequence[Made]) -> str:
+    """Seed, sampling, date and files of each setting."""
+    rows = []
+    for report, each in zip(reports, [*made, *[Made()] * len(reports)], strict=False):
+        seeds = ", ".join(map(str, report.get("seeds") or [report.get("seed", "")]))
+        rows.append((report["label"], seeds, _sampling(report.get("sampling") or {}), each.date, each.files))
+    head = "".join(f"<th>{name}</th>" for name in ("setting", "seed", "sampling", "evaluated", "files"))
+    body = "".join(
+        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row[:-1])}<td>{_anchors(row[-1])}</td></tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _sampling(sampling: Mapping[str, Any]) -> str:
+    """`temperature 0.7, top_p 0.95, n 4`: what bounds or changes a draw."""
+    idle = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "n": 1, "max_new_tokens": None, "stop": [], "logprobs": False}
+    said = [f"{name} {value}" for name, value in sampling.items() if name not in idle or value != idle[name]]
+    return ", ".join(said) + (" (greedy)" if sampling.get("temperature") == 0 else "")
+
+
+def _anchors(files: Mapping[str, str]) -> str:
+    return ", ".join(
+        f'<a href="{html.escape(urllib.parse.quote(path), quote=True)}">{html.escape(name)}</a>'
+        for name, path in files.items()
+    )
+
+
+def _links(what: str, files: Mapping[str, str]) -> str:
+    return f"<p>{html.escape(what)}: {_anchors(files)}</p>" if files else ""
 
 
 def _plan(reports: Sequence[Mapping[str, Any]]) -> str:
@@ -137,7 +212,7 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def trace(sample: Sample, label: str, tokenizer: Tokenizer | None) -> str:
-    """One sample, folded up: the question, thinking in grey, forced tokens marked, the verdict.
+    """One sample, folded up: question, reference, what was extracted, thinking in grey, forced tokens marked.
 
     Without the tokenizer the text stands unmarked.
     """
@@ -148,8 +223,22 @@ def trace(sample: Sample, label: str, tokenizer: Tokenizer | None) -> str:
     found = "" if sample.extracted is None else f", answered {html.escape(_cut(sample.extracted)[:80])}"
     return (
         f'<details><summary>{html.escape(label)}: <span class="{css}">{verdict}</span>{found}; '
-        f"{thought}</summary><p>{html.escape(_cut(sample.question))}</p><pre>{body}</pre></details>"
+        f"{thought}</summary><p>{html.escape(_cut(sample.question))}</p>{_graded(sample)}<pre>{body}</pre></details>"
     )
+
+
+def _graded(sample: Sample) -> str:
+    """What was found, what it was compared with, and which sample it is."""
+    extracted = "nothing" if sample.extracted is None else _cut(sample.extracted)
+    rule = f" (rule: {sample.rule})" if sample.rule else ""
+    undecided = "; the comparison did not come to an end, which counts as wrong" if sample.undecided else ""
+    terms = (
+        ("reference", _cut(sample.gold or "none")),
+        ("extracted", f"{extracted}{rule}{undecided}"),
+        ("sample", f"{sample.sample} of {sample.id}, seed {sample.seed}, {sample.finish_reason}"),
+    )
+    inner = "".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in terms)
+    return f"<dl>{inner}</dl>"
 
 
 def _marked(sample: Sample, tokenizer: Tokenizer) -> str:

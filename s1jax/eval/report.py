@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import datetime
 import itertools
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -89,16 +91,17 @@ def write_report(
     Raises:
       BadInput: reports of different benchmarks, models or questions, or only votes.
     """
-    data, reports, shown = _composed(found, traces)
-    _write(out, data, reports, shown)
+    found = sorted(found, key=lambda item: item[1]["mean_thinking_tokens"])
+    data, shown = _composed(found, traces)
+    _write(out, data, found, shown)
     return data
 
 
 def _composed(
     found: Sequence[tuple[pathlib.Path, Mapping[str, Any]]], traces: int
-) -> tuple[dict[str, Any], list[Mapping[str, Any]], list[str]]:
-    """The content of `scaling.json`, the reports by their thinking, and the traces to show; nothing is written yet."""
-    reports = sorted((report for _, report in found), key=lambda report: report["mean_thinking_tokens"])
+) -> tuple[dict[str, Any], list[str]]:
+    """The content of `scaling.json` of reports by their thinking, and the traces to show; nothing is written yet."""
+    reports = [report for _, report in found]
     points = summary.points(reports)
     if not any(point.votes == 1 for point in points):
         raise BadInput("the reports hold votes only; a curve needs single runs beside them")
@@ -108,19 +111,37 @@ def _composed(
     data["findings"] = findings(points, data)
     shown = list(_traces(found, traces))
     page.render(data, reports, data["findings"], b"", shown)  # what is damaged in the reports is said before a file is
-    return data, reports, shown
+    return data, shown
 
 
 def _write(
-    out: pathlib.Path, data: dict[str, Any], reports: Sequence[Mapping[str, Any]], traces: Sequence[str]
+    out: pathlib.Path,
+    data: dict[str, Any],
+    found: Sequence[tuple[pathlib.Path, Mapping[str, Any]]],
+    traces: Sequence[str],
 ) -> None:
+    reports = [report for _, report in found]
+    made = [_made(folder, out) for folder, _ in found]
+    beside = {name: name for name in ("scaling.json", "scaling.png")}
     write_json(out / "scaling.json", data)
     plot.draw(data, out / "scaling.png")
-    text = page.render(data, reports, data["findings"], (out / "scaling.png").read_bytes(), traces)
+    picture = (out / "scaling.png").read_bytes()
+    text = page.render(data, reports, data["findings"], picture, traces, made, beside)
     (out / "index.html").write_text(text, encoding="utf-8")
     terminal.show(reports)
     for sentence in data["findings"]:
         print(sentence)
+
+
+def _made(folder: pathlib.Path, out: pathlib.Path) -> page.Made:
+    """When the report of a setting was written, and its files as seen from the page."""
+    files = {name: folder / name for name in (REPORT, SAMPLES)}
+    files |= {"run.json": next((p / "run.json" for p in (folder, folder.parent) if (p / "run.json").is_file()), folder)}
+    there = {name: os.path.relpath(path, out) for name, path in files.items() if path.is_file()}
+    if REPORT not in there:
+        return page.Made("", there)
+    written = datetime.datetime.fromtimestamp(files[REPORT].stat().st_mtime, datetime.UTC)
+    return page.Made(f"{written:%Y-%m-%d %H:%M} UTC", there)
 
 
 def _traces(found: Sequence[tuple[pathlib.Path, Mapping[str, Any]]], n: int) -> Iterator[str]:

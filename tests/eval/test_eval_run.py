@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.parse
 
 import pytest
 from eval_cases import session, tokenizer_folder
@@ -276,7 +277,10 @@ def test_sweep_reports_and_their_curve(sweep, tmp_path, capsys):
 def test_page_is_one_file_with_forced_ids_marked(sweep, tmp_path):
     report.run(ReportRun(reports=(str(sweep[1]),), out=str(tmp_path), traces=4))
     page = (tmp_path / "index.html").read_text()
-    assert not re.findall(r'(?:src|href)="(?!data:)', page) and "<script" not in page
+    assert not re.findall(r'src="(?!data:)', page) and "<script" not in page, "it shows without any other file"
+    links = [tmp_path / urllib.parse.unquote(link) for link in re.findall(r'href="([^"]*)"', page)]
+    assert {link.name for link in links} == {"samples.jsonl", "report.json", "run.json", "scaling.json", "scaling.png"}
+    assert all(link.resolve().is_file() for link in links) and len({link.resolve() for link in links}) == 2 * 9 + 3
     assert page.count("<details>") == 4 and "data:image/png;base64," in page
     assert (
         "<mark>&lt;|im_start|&gt;answer</mark>" in page

@@ -82,7 +82,7 @@ def test_the_terminals_cells():
 def test_the_pages_cells():
     text = page.render(SCALING, [FIRST, SECOND], ["<more> & less"], b"png", ["<details>x</details>"])
     rows = Tables(text).rows
-    by_name = {row[0]: row[1:] for row in rows}
+    by_name = {row[0]: row[1:] for row in rows if len(row) != 5}  # not how it was run
     assert by_name["budget 8"] == ["2", "25.0 %", "12.5 to 31.2", "12.5 %", *CELLS[3:]]
     assert by_name["free"][6] == ""
     assert by_name["control"][:2] == ["50.0 %", "25.0 % to 75.0 %"] == by_name["performance"][:2]
@@ -94,6 +94,25 @@ def test_the_pages_cells():
     assert {row[0]: row[1:3] for row in Tables(page.render(no_slope, [FIRST], [], b"", [])).rows}["scaling"] == [
         *("one point", ""),
     ]
+
+
+def test_the_page_says_how_it_was_run():
+    fields = {"model": "M & N", "dtype": "float32", "fingerprints": {"model": "ab12", "benchmark": "cd34"}}
+    greedy = {**FIRST, **fields, "seed": 3, "seeds": [3], "sampling": {"temperature": 0.0, "top_p": 1.0, "n": 1}}
+    warm = {"temperature": 0.7, "top_p": 0.9, "n": 4, "stop": [], "max_new_tokens": 50}
+    drawn = {**SECOND, **fields, "seeds": [3, 4], "sampling": warm}
+    made = [page.Made("2026-01-02 03:04 UTC", {"samples.jsonl": "../a b/samples.jsonl"}), page.Made()]
+    text = page.render(SCALING, [greedy, drawn], [], b"", [], made, {"scaling.json": "scaling.json"})
+    by_name = {row[0]: row[1:] for row in Tables(text).rows if len(row) == 5}
+    assert by_name["budget 8"] == ["3", "temperature 0.0 (greedy)", "2026-01-02 03:04 UTC", "samples.jsonl"]
+    assert by_name["free"] == ["3, 4", "temperature 0.7, top_p 0.9, n 4, max_new_tokens 50", "", ""]
+    for term, value in (("model", "M &amp; N"), ("dtype", "float32"), ("fingerprint of model", "ab12")):
+        assert f"<dt>{term}</dt><dd>{value}</dd>" in text
+    assert 'href="../a%20b/samples.jsonl"' in text and '<a href="scaling.json">scaling.json</a>' in text
+    assert "simplescaling/s1 (commit 77272c6)" in text and "By upstream" in text
+    changed = {**drawn, "fingerprints": {"model": "ef56"}}
+    assert "<dt>fingerprint of model</dt><dd>ab12, ef56</dd>" in page.render(SCALING, [greedy, changed], [], b"", [])
+    assert "<dl>" not in page.render({**SCALING}, [{**FIRST, "model": None}], [], b"", [])
 
 
 def test_the_pages_votes():
@@ -125,10 +144,14 @@ def test_a_trace_marks_what_was_put_there():
     assert '<span class="think">ab</span><span class="think"><mark>cd</mark></span>e<mark>f</mark>' in text
     assert '<span class="right">right</span>, answered 4; 4 ' in text and "2 ends ignored" in text
     assert "<p>1 &lt; 2?</p>" in text and "budget 4" in text
+    assert "<dt>reference</dt><dd>4</dd>" in text and "<dt>extracted</dt><dd>4</dd>" in text
+    assert "<dt>sample</dt><dd>0 of q, seed 0, stop</dd>" in text
     plain = page.trace(sample("abcdef", "  xx x", 4), "budget 4", None)
     assert "<pre>abcdef</pre>" in plain and '<span class="wrong">wrong</span>' in plain
     missing = page.trace(sample("abcdef", "", 4, no_answer=True, extracted=None), "b", None)
-    assert '<span class="wrong">no answer</span>; ' in missing
+    assert '<span class="wrong">no answer</span>; ' in missing and "<dt>extracted</dt><dd>nothing</dd>" in missing
+    wrong = page.trace(sample("ab", "", 1, extracted="x<y", gold="4&5", rule="boxed", undecided=True), "b", None)
+    assert "<dt>reference</dt><dd>4&amp;5</dd>" in wrong and "x&lt;y (rule: boxed); the comparison did not" in wrong
 
 
 def test_long_texts_lose_their_middle(monkeypatch):
