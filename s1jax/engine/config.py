@@ -17,11 +17,11 @@ class EngineConfig:
       slots: rows at the same time; `auto`: as many as the device's memory holds.
       classes: `(rows, length)` of each length class; None: from `slots` and `max_length`.
       window: steps between two looks of the host.
-      max_length: most ids of prompt and completion; None: the model's.
+      max_length: most tokens of prompt and completion; None: the model's.
       weights, cache: types in memory; None: the compute type. int8 weights have a scale per output channel, an int8
         cache one per position and head.
       ahead: dispatch the next window before the last one's report is read. Hides the host; a freed slot waits a window.
-      prefill_rows, prefill_smallest, prefill_ids: rows of a prefill program, length of the shortest, and ids of the
+      prefill_rows, prefill_smallest, prefill_ids: rows of a prefill program, length of the shortest, and tokens of the
         longest: a longer prompt goes through it in pieces.
       memory_gib: device memory to plan with; None: what the device says that it has.
     """

@@ -22,18 +22,18 @@ SMALLEST, MOST_K = 1e-6, 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """How ids are drawn.
+    """How tokens are drawn.
 
     Attributes:
-      temperature: 0 takes the most likely id.
-      top_p: the smallest set of most likely ids with at least this probability; 1.0 keeps all. At equal logits at the
+      temperature: 0 takes the most likely token.
+      top_p: the smallest set of most likely tokens with at least this probability; 1.0 keeps all. At equal logits at the
         border all are kept.
-      top_k: this many most likely ids (before `top_p`); 0 keeps all.
-      min_p: ids with at least this share of the most likely id's probability; 0.0 keeps all.
+      top_k: this many most likely tokens (before `top_p`); 0 keeps all.
+      min_p: tokens with at least this share of the most likely one's probability; 0.0 keeps all.
       n: samples of each prompt.
-      max_new_tokens: most ids after the prompt; None: what the context leaves.
-      stop: texts at which the answer ends (never thinking); the text is cut before, the ids after the match.
-      logprobs: keep the log-softmax of the raw logits at every id.
+      max_new_tokens: most tokens after the prompt; None: what the context leaves.
+      stop: texts at which the answer ends (never thinking); the text is cut before, the tokens after the match.
+      logprobs: keep the log-softmax of the raw logits at every token.
     """
 
     temperature: float = 0.0

@@ -29,7 +29,7 @@ def splash(
     B, T, K, G, H = q_BTKGH.shape
     block = next((size for size in (512, 256, 128) if T % size == 0), None)
     if block is None:
-        raise ValueError(f"splash attention needs rows of a multiple of 128 ids, not {T}; set packing.multiple=128")
+        raise ValueError(f"splash attention needs rows of a multiple of 128 tokens, not {T}; set packing.multiple=128")
     names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
     blocks: Any = {f"block_{name}": block for name in names}
     sizes = kernels.BlockSizes(**blocks)

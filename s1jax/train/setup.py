@@ -58,7 +58,7 @@ def model_config(config: TrainRun, tokenizer: Tokenizer) -> DecoderConfig:
     if model.family not in FAMILIES:
         raise BadInput(f"model.init.family={model.family!r} is not known; use one of {', '.join(FAMILIES)}")
     if model.V < tokenizer.size:
-        raise BadInput(f"the model has {model.V} ids, its tokenizer {tokenizer.size}; use the model's own tokenizer")
+        raise BadInput(f"the model has {model.V} tokens, its tokenizer {tokenizer.size}; use the model's own tokenizer")
     return model
 
 
@@ -125,7 +125,7 @@ def check_positions(model: DecoderConfig, examples: Examples) -> None:
     longest = max(len(row.ids) for row in examples.rows)
     if longest > model.max_position:
         raise BadInput(
-            f"the longest row has {longest} ids, the model is made for {model.max_position} positions; set data.block="
+            f"the longest row has {longest} tokens, the model is made for {model.max_position} positions; set data.block="
             f"{model.max_position}"
         )
 

@@ -240,7 +240,7 @@ def test_absent_ids_and_holes_are_never_drawn():
 @pytest.mark.parametrize(
     ("configs", "vocab_size", "message"),
     [
-        ([SHORT], 3, "the model has 3 ids and the tokenizer 39; give the tokenizer of this model"),
+        ([SHORT], 3, "the model has 3 tokens and the tokenizer 39; give the tokenizer of this model"),
         (
             [dataclasses.replace(SHORT, thinking_end=(a + b,)) for a in "abcdefg" for b in "abcd"],
             99,

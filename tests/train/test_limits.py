@@ -72,7 +72,9 @@ def test_examples_in_words():
 def test_the_longest_row_may_take_every_position_of_the_model():
     model = dataclasses.replace(TINY, max_position=10)
     setup.check_positions(model, Examples((row("a", 10), row("b", 3)), 0, 0))
-    with pytest.raises(BadInput, match="longest row has 11 ids, the model is made for 10 positions; set data.block=10"):
+    with pytest.raises(
+        BadInput, match="longest row has 11 tokens, the model is made for 10 positions; set data.block=10"
+    ):
         setup.check_positions(model, Examples((row("a", 3), row("b", 11)), 0, 0))
 
 

@@ -149,7 +149,7 @@ def test_time_is_cut_and_joined(ways):
 
 def test_splash_needs_rows_of_whole_blocks(inputs, packed):
     q, k, v, _ = (x[:, :100] for x in inputs)
-    with pytest.raises(ValueError, match="multiple of 128 ids, not 100; set packing.multiple=128"):
+    with pytest.raises(ValueError, match="multiple of 128 tokens, not 100; set packing.multiple=128"):
         attention_kernels.splash(q, k, v, packed)
 
 

@@ -41,7 +41,7 @@ def config(world):
         ({"remat": "some"}, "remat='some' is not known; use one of none, dots"),
         ({"global_batch": 0}, "global_batch=0; it must be at least 1"),
         ({"steps": 0}, "steps=0; it must be at least 1"),
-        ({"model": RandomModel(dataclasses.replace(SIZES, V=100))}, "the model has 100 ids, its tokenizer 28"),
+        ({"model": RandomModel(dataclasses.replace(SIZES, V=100))}, "the model has 100 tokens, its tokenizer 28"),
         ({"model": RandomModel(dataclasses.replace(SIZES, family="gpt"))}, "model.init.family='gpt' is not known"),
         ({"model": RandomModel(dataclasses.replace(SIZES, max_position=20))}, "the model is made for 20 positions"),
         ({"data": DataConfig(rows="x", preset="s2")}, "data.preset='s2' is not known; use one of s1"),

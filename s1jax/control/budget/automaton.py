@@ -152,7 +152,7 @@ def build(tokenizer: Tokenizer, vocab_size: int, configs: Iterable[Any]) -> Budg
     configs = list(configs)
     if vocab_size < tokenizer.size:
         raise BadInput(
-            f"the model has {vocab_size} ids and the tokenizer {tokenizer.size}; give the tokenizer of this model"
+            f"the model has {vocab_size} tokens and the tokenizer {tokenizer.size}; give the tokenizer of this model"
         )
     delimiters = dict.fromkeys(text for config in configs for text in config.markers.thinking_end)
     headers = [text for c in configs for text in (c.markers.thinking_start.strip(), c.markers.answer_start)]
