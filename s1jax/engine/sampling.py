@@ -26,8 +26,8 @@ class SamplingConfig:
 
     Attributes:
       temperature: 0 takes the most likely token.
-      top_p: the smallest set of most likely tokens with at least this probability; 1.0 keeps all. At equal logits at the
-        border all are kept.
+      top_p: the smallest set of most likely tokens with at least this probability; 1.0 keeps all. At equal logits at
+        the border all are kept.
       top_k: this many most likely tokens (before `top_p`); 0 keeps all.
       min_p: tokens with at least this share of the most likely one's probability; 0.0 keeps all.
       n: samples of each prompt.

@@ -125,8 +125,8 @@ def check_positions(model: DecoderConfig, examples: Examples) -> None:
     longest = max(len(row.ids) for row in examples.rows)
     if longest > model.max_position:
         raise BadInput(
-            f"the longest row has {longest} tokens, the model is made for {model.max_position} positions; set data.block="
-            f"{model.max_position}"
+            f"the longest row has {longest} tokens, the model is made for {model.max_position} positions; set "
+            f"data.block={model.max_position}"
         )
 
 
