@@ -41,9 +41,9 @@ def run(config: ReportRun) -> pathlib.Path:
     Raises:
       BadInput: a folder without reports, or reports that make no curve.
     """
-    found = read_reports(config.reports)
+    found: Sequence[tuple[pathlib.Path, Mapping[str, Any]]] = read_reports(config.reports)
     try:
-        data, reports, traces = _composed(found, config.traces)
+        data, found, traces = _composed(found, config.traces)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, BadInput):
             raise
@@ -52,7 +52,7 @@ def run(config: ReportRun) -> pathlib.Path:
             f"one of {files} or its samples is damaged ({error!r}); evaluate again, or leave it out"
         ) from None
     with entered(config, device="none") as out:
-        _write(out, data, reports, traces)
+        _write(out, data, found, traces)
     return out
 
 
@@ -91,16 +91,16 @@ def write_report(
     Raises:
       BadInput: reports of different benchmarks, models or questions, or only votes.
     """
-    found = sorted(found, key=lambda item: item[1]["mean_thinking_tokens"])
-    data, shown = _composed(found, traces)
+    data, found, shown = _composed(found, traces)
     _write(out, data, found, shown)
     return data
 
 
 def _composed(
     found: Sequence[tuple[pathlib.Path, Mapping[str, Any]]], traces: int
-) -> tuple[dict[str, Any], list[str]]:
-    """The content of `scaling.json` of reports by their thinking, and the traces to show; nothing is written yet."""
+) -> tuple[dict[str, Any], list[tuple[pathlib.Path, Mapping[str, Any]]], list[str]]:
+    """The content of `scaling.json`, `found` by its thinking, and the traces to show; nothing is written yet."""
+    found = sorted(found, key=lambda item: item[1]["mean_thinking_tokens"])
     reports = [report for _, report in found]
     points = summary.points(reports)
     if not any(point.votes == 1 for point in points):
@@ -111,7 +111,7 @@ def _composed(
     data["findings"] = findings(points, data)
     shown = list(_traces(found, traces))
     page.render(data, reports, data["findings"], b"", shown)  # what is damaged in the reports is said before a file is
-    return data, shown
+    return data, found, shown
 
 
 def _write(
