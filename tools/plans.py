@@ -74,14 +74,19 @@ reads weights and a full cache once; minutes are those of the run at 40 % of the
 """
 
 
+# Keys of a recipe that no plan reads.
+UNREAD = ("out", "log", "save", "hosts", "tokenizer", "chat_template", "eval_rows", "eval_every", "profile_steps")
+
+
 def inputs(arguments: list[str]) -> str:
-    """Hash of what a plan is asked: the resolved config, whatever the recipe's comments and the order of its keys."""
+    """Hash of what a plan is asked: the keys that it reads, whatever the recipe's comments and the order of its keys."""
     from s1jax import __main__ as cli
     from s1jax.config import to_dict
     from s1jax.plan.sizes import decoder_config
 
     config = cli.load_config("plan", str(ROOT / arguments[0]), arguments[1:])
-    asked: dict[str, Any] = {key: value for key, value in to_dict(config).items() if key not in ("out", "log", "save")}
+    asked: dict[str, Any] = {key: value for key, value in to_dict(config).items() if key not in UNREAD}
+    asked["data"] = {"block": config.data.block}
     text = json.dumps([asked, vars(decoder_config(config.model))], sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 

@@ -83,9 +83,10 @@ def test_the_longest_row_may_take_every_position_of_the_model():
 
 @pytest.mark.parametrize("name", ["global_batch", "micro_batch", "epochs", "steps", "eval_every"])
 def test_counts_are_at_least_one(name):
-    setup.check_config(dataclasses.replace(CONFIG, **{name: 1}))
+    measured = dataclasses.replace(CONFIG, eval_rows="y")
+    setup.check_config(dataclasses.replace(measured, **{name: 1}))
     with pytest.raises(BadInput, match=f"{name}=0; it must be at least 1"):
-        setup.check_config(dataclasses.replace(CONFIG, **{name: 0}))
+        setup.check_config(dataclasses.replace(measured, **{name: 0}))
 
 
 def test_counts_of_parts_are_at_least_one():

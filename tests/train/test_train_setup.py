@@ -124,7 +124,7 @@ K8S = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}
     ("environment", "is_tpu_vm", "expected"),
     [
         ({}, False, None),
-        ({}, True, "tpu"),
+        ({}, True, "gcetpu"),
         ({"TPU_SKIP_MDS_QUERY": "1"}, True, None),
         (SLURM, False, "slurm"),
         ({**SLURM, "SLURM_NTASKS": "1"}, False, None),
