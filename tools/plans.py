@@ -79,7 +79,7 @@ UNREAD = ("out", "log", "save", "hosts", "tokenizer", "chat_template", "eval_row
 
 
 def inputs(arguments: list[str]) -> str:
-    """Hash of what a plan is asked: the keys that it reads, whatever the recipe's comments and the order of its keys."""
+    """Hash of the keys that a plan reads, whatever the recipe's comments and the order of its keys."""
     from s1jax import __main__ as cli
     from s1jax.config import to_dict
     from s1jax.plan.sizes import decoder_config
