@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from s1jax.config import BadInput
+from s1jax.config import BadInput, Positive
 from s1jax.runs.places import DiskFull, is_full
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -44,9 +44,9 @@ class HostsConfig:
       leave_seconds: at the end, until all are ready to leave.
     """
 
-    connect_seconds: int = 300
-    silent_seconds: int = 100
-    leave_seconds: int = 300
+    connect_seconds: Positive = 300
+    silent_seconds: Positive = 100
+    leave_seconds: Positive = 300
 
 
 def launcher(environment: Mapping[str, str], *, is_tpu_vm: bool) -> str | None:

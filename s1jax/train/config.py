@@ -48,7 +48,7 @@ class SaveConfig:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     final_moments: bool = True
     full_disk: Literal["stop", "go_on"] = "stop"
-    wait_seconds: int = 3600
+    wait_seconds: Positive = 3600
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
