@@ -24,7 +24,14 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 STARTS: dict[str, list[str]] = {
-    "train": ["model={w}/hf", "data.rows={w}/rows.jsonl", "steps=2", "global_batch=2", "chat_template={w}/t.jinja"],
+    "train": [
+        "model={w}/hf",
+        "data.rows={w}/rows.jsonl",
+        "steps=2",
+        "global_batch=8",
+        "packing.rows=8",
+        "chat_template={w}/t.jinja",
+    ],
     "curate": ["sources=[{{kind: rows, path: {w}/pool.jsonl}}]", "stages=[deduplicate, quality]"],
     "convert": ["source={w}/hf", "to=orbax"],
     "generate": ["model={w}/hf", "prompts={w}/prompts.jsonl", "chat_template={w}/t.jinja"],

@@ -141,7 +141,7 @@ def _check_complete(config: ConvertRun, target: pathlib.Path) -> None:
         raise BadInput(f"{target / RECEIPT} cannot be read ({error!r}); give another target") from None
     with contextlib.suppress(BadInput):
         read = contents.of_model(config.source)
-    check_run(config, {"source": read})
+    check_run(config, target, {"source": read})
     now = _written(target)
     changed = [name for name in {**written, **now} if written.get(name) != now.get(name)]
     if changed:

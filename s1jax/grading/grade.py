@@ -114,7 +114,9 @@ def vote_key(extracted: str, kind: str) -> str:
         return _squeezed(extracted)
     extracted = extracted[:LONGEST]
     value = {"aime": integer_of_sum, "integer": integer, "number": number}.get(kind, rational)(extracted)
-    return normalise(extracted) if value is None else str(value)
+    if value is not None:
+        return str(value)
+    return normalise(extracted) + "%" * ("%" in extracted)  # the percentage of a number is another number
 
 
 def group(answers: Sequence[str | None], kind: str, equal: Equal = _strings_only) -> list[int | None]:

@@ -98,7 +98,7 @@ def open_run(
     if out.exists() and not out.is_dir():
         raise BadInput(f"out={out} is a file; give the path of a folder")
     if receipt.is_file():
-        check_run(config, contents)
+        check_run(config, out, contents)
         if (out / CONFIG).is_dir():
             raise BadInput(f"{out / CONFIG} is a folder; remove it, or give another out folder")
     elif out.is_dir() and not all(path.name.startswith((".run.json.", ".lock")) for path in out.iterdir()):
@@ -119,13 +119,13 @@ def open_run(
     return out
 
 
-def check_run(config: Any, contents: Mapping[str, Content] | None = None) -> None:
-    """Compare a config and what it reads with the run that `config.out` holds; nothing is written.
+def check_run(config: Any, out: Any, contents: Mapping[str, Content] | None = None) -> None:
+    """Compare a config and what it reads with the run that the folder `out` holds; nothing is written.
 
     Raises:
       BadInput: it is another run, or was made from other contents.
     """
-    out, contents = pathlib.Path(config.out), contents or {}
+    contents = contents or {}
     receipt = out / "run.json"
     try:
         before = json.loads(receipt.read_text(encoding="utf-8"))
