@@ -142,8 +142,11 @@ def question_id(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
-def read_jsonl(path: str | os.PathLike, *, allow_empty: bool = False) -> list[dict[str, Any]]:
+def read_jsonl(path: str | os.PathLike, *, allow_empty: bool = False, skip_torn: bool = False) -> list[dict[str, Any]]:
     """All objects of a JSONL file, in order; blank lines and a byte order mark are passed over.
+
+    Args:
+      skip_torn: pass over a last line without its newline, which a crash cut off.
 
     Raises:
       BadInput: the file is missing or empty, or a line is not a JSON object (the line number is named).
@@ -155,7 +158,7 @@ def read_jsonl(path: str | os.PathLike, *, allow_empty: bool = False) -> list[di
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if line.strip():
+            if line.strip() and (line.endswith(b"\n") or not skip_torn):
                 rows.append(_object(line, f"{path}:{number}"))
     if not rows and not allow_empty:
         raise BadInput(f"file {path} is empty; it must hold at least one JSON object a line")

@@ -1,5 +1,6 @@
 """Rows of a data set, wherever it is: JSON, JSONL or Parquet, a folder of them, a saved `datasets` folder, the hub."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ from s1jax.records import read_jsonl
 from s1jax.runs.places import fetched
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
+MOST_FILES = 20_000  # of a folder with a data set
 NAMED = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 
 
@@ -88,7 +90,10 @@ def _read_folder(folder: pathlib.Path, split: str) -> list[dict[str, Any]]:
                 raise BadInput(f"{folder} has the splits {', '.join(map(str, saved))}, not {split!r}; name one of them")
             saved = saved[split]
         return saved.to_list()
-    files = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
+    found = list(itertools.islice(folder.rglob("*"), MOST_FILES + 1))
+    if len(found) > MOST_FILES:
+        raise BadInput(f"{folder} holds more than {MOST_FILES:,} files; give the folder of one data set")
+    files = sorted(path for path in found if path.suffix in SUFFIXES)
     files = [path for path in files if path.suffix != ".json"] or files
     if not files:
         raise BadInput(f"{folder} holds no file that ends in {NAMED}, nor a saved data set")

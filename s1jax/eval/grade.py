@@ -22,6 +22,7 @@ from s1jax.grading.grade import KINDS
 from s1jax.grading.pool import Grader
 from s1jax.records import JsonlWriter, read_jsonl, write_json
 from s1jax.runs import places
+from s1jax.runs.fingerprint import Content
 from s1jax.runs.folder import entered
 from s1jax.text.tokens import Tokenizer
 
@@ -73,9 +74,15 @@ def run(config: GradeRun) -> pathlib.Path:
         tokenizer=None if config.tokenizer is None else Tokenizer.load(config.tokenizer),
         thinking_end=config.thinking_end,
     )
-    if (places.place(config.out) / SAMPLES).is_dir():
-        raise BadInput(f"{config.out}/{SAMPLES} is a folder; remove it, or give another out folder")
-    with entered(config, device="none") as out, Grader(config.processes) as grader:
+    place = places.place(config.out) / SAMPLES
+    if place.is_dir():
+        raise BadInput(f"{place} is a folder; remove it, or give another out folder")
+
+    def nothing_else() -> dict[str, Content]:
+        _graded(place, rows)  # before anything is written
+        return {}
+
+    with entered(config, device="none", contents=nothing_else) as out, Grader(config.processes) as grader:
         done = _graded(out / SAMPLES, rows)
         missing = [row for row in rows if (row.id, row.sample) not in done]
         with JsonlWriter(out / SAMPLES) as writer:
@@ -112,9 +119,7 @@ def _graded(path: pathlib.Path, rows: Sequence[GivenCompletion]) -> dict[tuple[s
     done = {}
     if not path.is_file():
         return done
-    with JsonlWriter(path):  # drops a line that a crash cut off
-        stored = read_jsonl(path, allow_empty=True)
-    for number, found in enumerate(stored, 1):
+    for number, found in enumerate(read_jsonl(path, allow_empty=True, skip_torn=True), 1):
         key: Any = found.get("id"), found.get("sample")
         is_verdict = isinstance(found.get("correct"), bool) and isinstance(found.get("no_answer"), bool)
         if "extracted" not in found or not is_verdict or key not in wanted:
