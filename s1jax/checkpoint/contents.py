@@ -43,8 +43,9 @@ def of_texts(model: str, tokenizer: str, template: str) -> dict[str, Content]:
 
 
 def of_file(source: str) -> Content:
-    """One file. Raises BadInput when it cannot be read."""
-    return fingerprint.of_files(source, [places.fetched(source).expanduser()])
+    """One file, whatever its name. Raises BadInput when it cannot be read."""
+    (sha256,) = fingerprint.of_files(source, [places.fetched(source).expanduser()]).files.values()
+    return Content(source, {"the content": sha256})
 
 
 def _below(folder: pathlib.Path) -> list[pathlib.Path]:

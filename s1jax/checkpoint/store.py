@@ -89,6 +89,9 @@ class Store:
         except Exception as error:  # raised, or passed over, where every process knows of it
             self._under_way.done.set_exception(error)
             return
+        except BaseException as error:  # a second Ctrl-C: nobody shall wait for a save that never began
+            self._under_way.done.set_exception(error)
+            raise
         # A daemon: what waits for a process that is gone must not keep this one.
         arguments = (self._under_way, response, loss, arrays)
         threading.Thread(target=self._run, args=arguments, daemon=True, name=f"save of step {step}").start()

@@ -127,6 +127,7 @@ def check_run(config: Any, out: Any, contents: Mapping[str, Content] | None = No
     """
     contents = contents or {}
     receipt = out / "run.json"
+    out = config.out  # named as it was given: its copy of an object store has a name of its own
     try:
         before = json.loads(receipt.read_text(encoding="utf-8"))
         kind, old = before["kind"], before["identity"]

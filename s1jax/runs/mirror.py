@@ -87,11 +87,16 @@ class Mirror:
             if lines:
                 places.write_bytes(self.remote / f"{name}.parts" / f"{before[1]:012d}", lines)
             self._seen[name] = (state[0], before[1] + len(lines), state[2])
+        elif name.endswith(".jsonl"):
+            with path.open("rb") as file:
+                lines = file.read(state[1])  # no more: lines appended meanwhile begin a part where this ends
+            lines = lines[: lines.rfind(b"\n") + 1]
+            places.write_bytes(self.remote / name, lines)
+            places.remove(self.remote / f"{name}.parts")
+            self._seen[name] = (state[0], len(lines), state[2])
         else:
             places.upload(path, self.remote / name)
             self._seen[name] = state
-            if name.endswith(".jsonl"):
-                places.remove(self.remote / f"{name}.parts")
 
     def keep_pushing(self) -> None:
         """Until `close`; a failure is said, and tried again."""

@@ -1,6 +1,7 @@
 """From data sets to rendered examples, with a policy for those that are too long."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import Literal
@@ -51,10 +52,13 @@ class Examples:
     dropped: int
     cut: int
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of every token and where the loss begins."""
-        return hashlib.sha256(repr(self.rows).encode()).hexdigest()
+        found = hashlib.sha256()
+        for row in self.rows:  # all at once would be a text several times as large as the rows
+            found.update(repr(row).encode())
+        return found.hexdigest()
 
     def describe(self) -> str:
         """One line: rows, tokens, the share in the loss, the longest, and what was dropped or cut."""

@@ -241,3 +241,18 @@ def test_a_failed_save_is_raised(tmp_path, monkeypatch):
     assert saved(tmp_path) == []
     with pytest.raises(BadInput, match="save.keep=0"):
         Store(tmp_path, keep=0)
+
+
+def test_a_save_that_is_interrupted_before_it_begins_is_not_waited_for(tmp_path, monkeypatch):
+    """A second Ctrl-C does not wait; without an end of the save the store would, for ever."""
+
+    def interrupted(state):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "fingerprints", interrupted)
+    writer = Store(tmp_path, keep=1)
+    with pytest.raises(KeyboardInterrupt):
+        writer.save(1, {"x": jnp.ones(3)})
+    assert writer._under_way is not None and writer._under_way.done.done()
+    writer.__exit__(KeyboardInterrupt)
+    assert saved(tmp_path) == []

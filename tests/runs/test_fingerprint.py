@@ -7,6 +7,7 @@ import pathlib
 
 import pytest
 
+from s1jax.checkpoint import contents
 from s1jax.config import BadInput, by_content
 from s1jax.runs import fingerprint, folder
 
@@ -155,3 +156,11 @@ def test_a_run_goes_on_where_its_files_lie_elsewhere(tmp_path):
     assert "model" not in folder.identity(Reads("x", "y")) and folder.identity(Reads("x"))["rate"] == 1
     with pytest.raises(BadInput, match="rate was 1, is 2"):
         folder.open_run(Reads(str(tmp_path / "run"), "/models/a", 2), device="cpu", contents=read)
+
+
+def test_a_file_of_one_key_is_known_by_what_it_holds_and_not_by_its_name(tmp_path):
+    for name, text in (("a.jinja", "one"), ("b.jinja", "one"), ("c.jinja", "two")):
+        (tmp_path / name).write_text(text)
+    a, b, c = (contents.of_file(str(tmp_path / name)) for name in ("a.jinja", "b.jinja", "c.jinja"))
+    assert fingerprint.difference("chat_template", a.files, b) is None and a.digest == b.digest != c.digest
+    assert "chat_template=" in str(fingerprint.difference("chat_template", a.files, c))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import tracemalloc
 import types
 
 import jax
@@ -262,3 +263,19 @@ def test_sinks_of_a_run(tmp_path):
     with pytest.raises(BadInput, match="log.every=0; it must be at least 1"):
         logs.check(LogConfig(every=0))
     logs.check(LogConfig(every=1))
+
+
+def test_rows_are_told_apart_without_a_text_of_all_of_them():
+    """A million rows would be tens of gigabytes of text; every token, id and mask counts, and so does the order."""
+    rows = tuple(Row(str(i), tuple(range(20_000)), 5, ((7, 9),)) for i in range(20))
+    tracemalloc.start()
+    first = Examples(rows, 0, 0).digest
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < len(repr(rows)) / 4
+    others = [
+        dataclasses.replace(rows[3], **change) for change in (dict(id="x"), dict(prompt_length=6), dict(masked=()))
+    ]
+    others.append(dataclasses.replace(rows[3], ids=(1, *rows[3].ids[1:])))
+    digests = {Examples((*rows[:3], other, *rows[4:]), 0, 0).digest for other in others} | {first}
+    assert len(digests | {Examples(rows[::-1], 0, 0).digest}) == 6 and Examples(rows, 1, 2).digest == first

@@ -1,0 +1,107 @@
+"""An out folder in an object store, where the store is fsspec's own in memory: what is there is what was written."""
+
+import dataclasses
+import json
+
+import fsspec
+import pytest
+from etils import epath
+
+from s1jax.config import BadInput
+from s1jax.runs import folder, lock, places
+from s1jax.runs.mirror import Mirror
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    out: str
+    rate: int = 1
+
+
+@pytest.fixture
+def remote(monkeypatch):
+    """A folder of an empty store."""
+    system = fsspec.filesystem("memory", skip_instance_cache=True)
+    system.store, system.pseudo_dirs = {}, [""]
+    monkeypatch.setattr(places, "_system", lambda path: (system, "/" + str(path).removeprefix("gs://")))
+    for name in ("pipe_file", "put_file"):
+        write = getattr(system, name)
+        add = {"pipe_file": lambda to, data, w=write: w(to.removeprefix("gs:/"), data)}
+        add |= {"put_file": lambda path, to, w=write: w(path, to.removeprefix("gs:/"))}
+        monkeypatch.setattr(system, name, add[name])
+    return epath.Path("gs://bucket/run")
+
+
+def rows(remote, name):
+    return [json.loads(line)["n"] for line in places.read_whole(remote / name).splitlines()]
+
+
+def append(path, *numbers):
+    with path.open("a") as file:
+        file.write("".join(json.dumps({"n": n}) + "\n" for n in numbers))
+
+
+@pytest.mark.parametrize("first", [(), (1,)])
+def test_rows_that_are_appended_while_a_file_is_first_written_are_there_once(remote, tmp_path, monkeypatch, first):
+    """The writer of rows does not wait for the mirror: a file may grow between the look at it and its upload."""
+    path = tmp_path / "metrics.jsonl"
+    append(path, *first)
+    mirror, looked = Mirror(remote, tmp_path), Mirror._write
+
+    def late(self, name, state):
+        if path.stat().st_size == state[1]:
+            append(path, 2)
+        looked(self, name, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Mirror, "_write", late)
+        mirror.push()
+    append(path, 3)
+    mirror.push()
+    append(path, 4)
+    mirror.push()
+    assert rows(remote, "metrics.jsonl") == [*first, 2, 3, 4]
+
+
+def test_a_run_in_a_store_goes_on_and_another_is_refused(tmp_path):
+    """Its receipt is read where the folder is mirrored."""
+    config = Config("gs://bucket/run")
+    for _ in range(2):
+        folder.open_run(config, device="cpu", folder=tmp_path)
+    with pytest.raises(BadInput, match=r"out=gs://bucket/run belongs to another run: rate was 1, is 2"):
+        folder.open_run(dataclasses.replace(config, rate=2), device="cpu", folder=tmp_path)
+
+
+def test_a_lease_is_signed_again_after_an_error_of_the_store(remote, monkeypatch):
+    """A client's errors are of its own kinds; without another sign a peer would take the lock over."""
+
+    class ClientError(Exception):
+        pass
+
+    signs, write = [], places.write_bytes
+
+    def failing(path, data):
+        signs.append(data)
+        if len(signs) == 2:
+            raise ClientError("503")
+        write(path, data)
+
+    class Path:
+        def __truediv__(self, name):
+            return self
+
+        def __str__(self):
+            return "gs://bucket/run/.lock"
+
+        def read_bytes(self):
+            return places.read_whole(self)
+
+    monkeypatch.setattr(places, "write_bytes", failing)
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 0.06)
+    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.0)
+    with lock._leased(Path()):
+        for _ in range(200):
+            if len(signs) > 3:
+                break
+            lock.time.sleep(0.05)
+    assert len(signs) > 3
