@@ -20,6 +20,7 @@ from curation.stage import Candidate, Dropped, SayLine, Solver, Teacher, Tools
 from curation.traces import TracesConfig
 from s1jax.config import BadInput, Seed
 from s1jax.records import write_json, write_jsonl
+from s1jax.runs import places
 from s1jax.runs.folder import entered
 
 FORMAT = "s1jax.curate/1"
@@ -81,7 +82,8 @@ def run(
     _select((), config, Tools(config.seed, pathlib.Path(), progress=lambda line: None))
     with entered(config, device="cpu") as folder:
         tools = Tools(config.seed, folder, teacher, solver, progress or _to_stderr)
-        return _curate(config, tools, folder, pool, passed_over, sources)
+        _curate(config, tools, folder, pool, passed_over, sources)
+    return places.place(config.out)
 
 
 def _curate(
@@ -91,7 +93,7 @@ def _curate(
     pool: list[Candidate],
     passed_over: list[Dropped],
     sources: list[dict[str, Any]],
-) -> pathlib.Path:
+) -> None:
     fingerprint = _remember_pool(folder, pool)
     tools.progress(f"pool: {len(pool)} candidates from {len(config.sources)} sources")
     kept, steps, dropped = _select(pool, config, tools)
@@ -118,7 +120,6 @@ def _curate(
     _check_result(kept, folder)
     write_jsonl(folder / "rows.jsonl", (_row(candidate) for candidate in kept))
     tools.progress(f"kept {len(kept)} of {total}: {folder / 'rows.jsonl'}")
-    return folder
 
 
 def _check_stages(stages: Sequence[str]) -> None:

@@ -189,16 +189,16 @@ def load_config(name: str, path: str | None, overrides: Sequence[str]) -> Any:
     verb = VERBS[name]
     config = configuration.load(getattr(importlib.import_module(verb.module), verb.config), path, overrides)
     # A plan takes the recipe of a training run, whose folder it must not take.
-    return _with_out(config, f"{'plan_' if name == 'plan' else ''}{pathlib.Path(path).stem}" if path else name)
+    return with_out(config, f"{'plan_' if name == 'plan' else ''}{pathlib.Path(path).stem}" if path else name)
 
 
 def config_of(name: str, fields: Mapping[str, Any]) -> Any:
     """The config of a verb from a dict of its fields, nested as in a recipe. Raises BadInput."""
     verb = VERBS[name]
-    return _with_out(configuration.from_dict(getattr(importlib.import_module(verb.module), verb.config), fields), name)
+    return with_out(configuration.from_dict(getattr(importlib.import_module(verb.module), verb.config), fields), name)
 
 
-def _with_out(config: Any, recipe: str) -> Any:
+def with_out(config: Any, recipe: str) -> Any:
     """`out` where none is given, unless the run writes nothing then (a property `needs_out`)."""
     is_open = "out" in {field.name for field in dataclasses.fields(config)} and not config.out
     is_open = is_open and getattr(config, "needs_out", True)

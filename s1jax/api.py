@@ -30,6 +30,7 @@ from s1jax.methods.stream import Piece, Pieces
 from s1jax.methods.task import Ask, Job
 from s1jax.parallel.mesh import MeshConfig, make_mesh
 from s1jax.records import Completion
+from s1jax.runs import places
 from s1jax.text.tokens import Tokenizer
 
 QuestionInput = str | Mapping[str, Any]
@@ -322,8 +323,8 @@ def _run(verb: str, config: Any) -> pathlib.Path:
     elif isinstance(config, Mapping):
         loaded = command_line.config_of(verb, config)
     else:
-        loaded = config
-    return pathlib.Path(command_line.run_verb(verb, loaded))
+        loaded = command_line.with_out(config, verb)
+    return places.place(command_line.run_verb(verb, loaded))
 
 
 def train(config: Any) -> pathlib.Path:

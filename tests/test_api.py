@@ -11,10 +11,12 @@ import pytest
 from engine_cases import CONFIG, S1, make_model, tokenizer
 
 import s1jax
+import s1jax.api
 from s1jax import __main__ as cli
 from s1jax import records
 from s1jax.checkpoint import hf
 from s1jax.config import BadInput
+from s1jax.eval.run import EvalRun
 from s1jax.methods.task import RowError
 
 TEMPLATE = (
@@ -251,3 +253,12 @@ def test_closing_ends_what_runs(folder):
     list(stream)
     thread.join(60)
     assert not thread.is_alive()
+
+
+def test_a_config_object_without_out_has_the_folder_that_its_fields_have(monkeypatch):
+    """Not the working directory."""
+    seen = []
+    monkeypatch.setattr(s1jax.api.command_line, "run_verb", lambda verb, config: seen.append(config.out) or config.out)
+    fields = {"model": "nobody/nothing", "benchmark": "aime24"}
+    assert s1jax.api._run("eval", fields) == s1jax.api._run("eval", EvalRun(**fields))
+    assert seen == ["runs/eval"] * 2

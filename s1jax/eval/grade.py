@@ -67,9 +67,11 @@ def run(config: GradeRun) -> pathlib.Path:
     if config.kind is not None and config.kind not in KINDS:
         raise BadInput(f"kind={config.kind!r} is not known; use one of {', '.join(KINDS)}")
     bench = None if config.benchmark is None else _benchmark(config)
+    kind = config.kind or (bench.kind if bench else "math")
+    config = dataclasses.replace(config, kind=kind)  # which a run is known by
     rows = read_rows(
         config.completions,
-        kind=config.kind or (bench.kind if bench else "math"),
+        kind=kind,
         golds=None if bench is None else {q.id: q.answer or "" for q in bench.load(config.benchmark_source)},
         tokenizer=None if config.tokenizer is None else Tokenizer.load(config.tokenizer),
         thinking_end=config.thinking_end,
@@ -96,6 +98,7 @@ def run(config: GradeRun) -> pathlib.Path:
         report = _report(rows, done, grader, config, bench)
         write_json(out / REPORT, report)
     _show(report)
+    out = places.place(config.out)
     print(f"wrote {out / SAMPLES}", file=sys.stderr)
     return out
 
@@ -134,8 +137,9 @@ def _graded(path: pathlib.Path, rows: Sequence[GivenCompletion]) -> dict[tuple[s
 
 
 def _digest_of_own(found: Mapping[str, Any], row: GivenCompletion) -> str:
-    """Of a row in our own format, which has no digest: its tokens and its gold tell."""
-    is_same = found.get("token_ids") == row.given.get("token_ids") and found.get("gold") == row.gold
+    """Of a row in our own format, which has no digest: its tokens, its gold, and its text where that was written."""
+    is_same = all(found.get(name) == row.given.get(name) for name in ("token_ids", "thinking_tokens", "kind"))
+    is_same = is_same and found.get("gold") == row.gold and found.get("text") in (row.given.get("text"), "")
     return row.digest if is_same else ""
 
 

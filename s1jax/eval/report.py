@@ -53,7 +53,7 @@ def run(config: ReportRun) -> pathlib.Path:
         ) from None
     with entered(config, device="none") as out:
         _write(out, data, found, traces)
-    return out
+    return places.place(config.out)
 
 
 def read_reports(folders: Sequence[str]) -> list[tuple[pathlib.Path, dict[str, Any]]]:

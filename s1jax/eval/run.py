@@ -110,7 +110,7 @@ def run(config: EvalRun, session: Session | None = None) -> pathlib.Path:
             reports = report_all(bench, settings, jobs, session, out, seed=config.seed, described=described)
             terminal.show(reports)
             print(reading.line(reports))
-    return out
+    return places.place(config.out)
 
 
 def find_benchmark(name: str, grader: str | None = None) -> Benchmark:

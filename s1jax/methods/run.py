@@ -23,6 +23,7 @@ from s1jax.methods.stored import by_job, prompts_of, stored
 from s1jax.methods.stream import Shown
 from s1jax.methods.task import Ask, Job
 from s1jax.records import Completion, Prompt
+from s1jax.runs import places
 from s1jax.runs.fingerprint import Content, of_value
 
 COMPLETIONS, VOTES = "completions.jsonl", "votes.jsonl"
@@ -81,6 +82,7 @@ def run(config: GenerateRun, session: Session | None = None) -> pathlib.Path | N
         is_whole = _complete(config, session, jobs, out)
         if is_whole and METHODS[config.method.kind].joint:
             _count(config, session, jobs, out)
+    out = places.place(config.out)
     if is_whole and config.prompts is not None:
         print(f"wrote {out / COMPLETIONS}", file=sys.stderr)
     return out

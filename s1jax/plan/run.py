@@ -26,6 +26,7 @@ from s1jax.plan.topology import GIB, Topology
 from s1jax.plan.train import plan_train
 from s1jax.plan.update import update_of
 from s1jax.records import write_json
+from s1jax.runs import places
 from s1jax.runs.folder import entered
 from s1jax.train.config import TrainRun
 from s1jax.train.data import DataConfig, Examples
@@ -80,7 +81,7 @@ def run(config: PlanRun) -> pathlib.Path:
     with entered(config, device=device) as out:
         write_json(out / "plan.json", record)
     print(text)
-    return out
+    return places.place(config.out)
 
 
 def _decode(config: PlanRun, engine: EngineConfig, where: Topology) -> tuple[dict[str, Any], str]:

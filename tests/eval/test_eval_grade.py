@@ -227,3 +227,16 @@ def test_rows_of_our_own_files_stay_rows_of_ours(tmp_path):
     assert [(row.extracted, row.correct, row.rule) for row in graded] == [("4", True, "line"), (None, False, None)]
     assert report["mean_thinking_tokens"] == 7 and report["truncated"] == 1
     assert run(tmp_path, f"tokenizer={tmp_path}/tokenizer", rows=[own, cut])[1] == samples
+
+
+def test_another_kind_of_the_benchmark_or_another_text_is_another_run(tmp_path, capsys):
+    """Rows in our own format carry no digest of what they were graded by."""
+    own = {"id": "q", "sample": 0, "token_ids": [1, 2], "format": "s1jax.completion/1", "gold": "A"}
+    own["text"] = "The answer is A"
+    assert run(tmp_path, rows=[own])[0] == 0
+    capsys.readouterr()
+    assert "another text, gold or kind" in fails(tmp_path, capsys, rows=[{**own, "text": "The answer is B"}])
+    golds = tmp_path / "golds.jsonl"
+    write_jsonl(golds, [{"id": own["id"], "question": "?", "choices": ["yes", "no"], "answer": "A"}])
+    assert "kind was 'math', is 'letter'" in fails(tmp_path, capsys, f"benchmark={golds}", rows=[own])
+    assert run(tmp_path, f"benchmark={golds}", "kind=math", rows=[own])[0] == 0

@@ -1,13 +1,14 @@
 """An out folder in an object store, where the store is fsspec's own in memory: what is there is what was written."""
 
+import contextlib
 import dataclasses
 import json
 
 import fsspec
 import pytest
-from etils import epath
 
 from s1jax.config import BadInput
+from s1jax.eval import grade
 from s1jax.runs import folder, lock, places
 from s1jax.runs.mirror import Mirror
 
@@ -16,6 +17,27 @@ from s1jax.runs.mirror import Mirror
 class Config:
     out: str
     rate: int = 1
+
+
+class RemotePath:
+    """A path of the store."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def __truediv__(self, name):
+        return RemotePath(f"{self.text}/{name}")
+
+    def __fspath__(self):
+        return self.text
+
+    __str__ = __fspath__
+
+    def read_bytes(self):
+        return places.read_whole(self)
+
+    def is_dir(self):
+        return False
 
 
 @pytest.fixture
@@ -29,7 +51,8 @@ def remote(monkeypatch):
         add = {"pipe_file": lambda to, data, w=write: w(to.removeprefix("gs:/"), data)}
         add |= {"put_file": lambda path, to, w=write: w(path, to.removeprefix("gs:/"))}
         monkeypatch.setattr(system, name, add[name])
-    return epath.Path("gs://bucket/run")
+    monkeypatch.setattr(places, "_remote", RemotePath)
+    return RemotePath("gs://bucket/run")
 
 
 def rows(remote, name):
@@ -86,22 +109,22 @@ def test_a_lease_is_signed_again_after_an_error_of_the_store(remote, monkeypatch
             raise ClientError("503")
         write(path, data)
 
-    class Path:
-        def __truediv__(self, name):
-            return self
-
-        def __str__(self):
-            return "gs://bucket/run/.lock"
-
-        def read_bytes(self):
-            return places.read_whole(self)
-
     monkeypatch.setattr(places, "write_bytes", failing)
     monkeypatch.setattr(lock, "LEASE_SECONDS", 0.06)
     monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.0)
-    with lock._leased(Path()):
+    with lock._leased(remote):
         for _ in range(200):
             if len(signs) > 3:
                 break
             lock.time.sleep(0.05)
     assert len(signs) > 3
+
+
+def test_a_verb_returns_the_folder_in_the_store_and_not_the_copy_that_is_gone(remote, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(folder, "locked", lambda out: contextlib.nullcontext())
+    completions = tmp_path / "completions.jsonl"
+    completions.write_text(json.dumps({"id": "a", "text": "\\boxed{1}", "gold": "1"}) + "\n")
+    for _ in range(2):
+        out = grade.run(grade.GradeRun(completions=str(completions), out=str(remote)))
+        assert str(out) == str(remote) and json.loads(places.read_whole(out / "report.json"))["rows"] == 1
+        assert f"wrote {remote}/samples.jsonl" in capsys.readouterr().err
