@@ -105,24 +105,26 @@ def _converted(config: ConvertRun, target: pathlib.Path) -> pathlib.Path:
         write_json(partial / "config.json", _config_json(source, config.dtype, is_trained=is_trained))
         receipt = json.loads((partial / RECEIPT).read_text(encoding="utf-8"))
         made_from = {"source": dataclasses.asdict(read.result())}
-        write_json(partial / RECEIPT, {**receipt, "contents": made_from, "written": _written(partial)})
+        write_json(partial / RECEIPT, {**receipt, "contents": made_from, "written": _written(config, partial)})
     close_partial(partial, target)
     seconds = time.monotonic() - start
     _say(f"{target}: {written / 1e9:.2f} GB in {seconds:.1f} s, {written / 1e6 / seconds:.0f} MB/s")
     return target
 
 
-def _written(folder: pathlib.Path) -> dict[str, str]:
+def _written(config: ConvertRun, folder: pathlib.Path) -> dict[str, str]:
     """What tells whether a file of a conversion is as it was written; those that tell of the run are left out.
 
     SHA-256 of small files, size and time of large ones: reading tensors once more would take as long as writing them.
+    A copy from an object store has a time of its own.
     """
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in (RECEIPT, "config.yaml")]
     small = [path for path in paths if path.stat().st_size <= SMALL_BYTES]
     found = dict(fingerprint.of_files(str(folder), small, folder).files)
     for path in set(paths) - set(small):
         size, time_ns = path.stat().st_size, path.stat().st_mtime_ns
-        found[path.relative_to(folder).as_posix()] = f"{size} bytes, {time_ns} ns"
+        when = "" if places.is_remote(config.target) else f", {time_ns} ns"
+        found[path.relative_to(folder).as_posix()] = f"{size} bytes{when}"
     return found
 
 
@@ -142,7 +144,7 @@ def _check_complete(config: ConvertRun, target: pathlib.Path) -> None:
     with contextlib.suppress(BadInput):
         read = contents.of_model(config.source)
     check_run(config, target, {"source": read})
-    now = _written(target)
+    now = _written(config, target)
     changed = [name for name in {**written, **now} if written.get(name) != now.get(name)]
     if changed:
         what = "is gone" if changed[0] not in now else "is not as it was written"

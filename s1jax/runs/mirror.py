@@ -42,6 +42,7 @@ class Mirror:
         self._seen: dict[str, FileState] = {}
         self._lock = threading.Lock()
         self._over = threading.Event()
+        self.is_written = True
 
     def pull(self) -> None:
         """What is there, but for checkpoints; files and their parts become one."""
@@ -109,7 +110,9 @@ class Mirror:
     def close(self) -> None:
         """Write the rest."""
         self._over.set()
+        self.is_written = False
         self.push()
+        self.is_written = True
 
 
 OPEN: list[Mirror] = []
@@ -137,7 +140,10 @@ def mirrored(remote: Any) -> Iterator[pathlib.Path]:
             OPEN.remove(mirror)
             mirror.close()
     finally:
-        shutil.rmtree(local, ignore_errors=True)
+        if mirror.is_written:
+            shutil.rmtree(local, ignore_errors=True)
+        else:
+            print(f"{remote} lacks what was written last; all of it is kept in {local}", file=sys.stderr, flush=True)
 
 
 def _state(path: pathlib.Path) -> FileState:

@@ -3,14 +3,17 @@
 import contextlib
 import dataclasses
 import json
+import os
+import shutil
 
 import fsspec
 import pytest
 
+from s1jax.checkpoint import convert
 from s1jax.config import BadInput
 from s1jax.eval import grade
 from s1jax.runs import folder, lock, places
-from s1jax.runs.mirror import Mirror
+from s1jax.runs.mirror import Mirror, mirrored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,3 +131,31 @@ def test_a_verb_returns_the_folder_in_the_store_and_not_the_copy_that_is_gone(re
         out = grade.run(grade.GradeRun(completions=str(completions), out=str(remote)))
         assert str(out) == str(remote) and json.loads(places.read_whole(out / "report.json"))["rows"] == 1
         assert f"wrote {remote}/samples.jsonl" in capsys.readouterr().err
+
+
+def test_what_could_not_be_written_at_the_end_is_kept(remote, monkeypatch, capsys):
+    def fail(*_):
+        raise ConnectionError("503")
+
+    monkeypatch.setattr(places, "upload", fail)
+    with pytest.raises(ConnectionError), mirrored(remote) as local:
+        (local / "report.json").write_text("all of it")
+    assert (local / "report.json").read_text() == "all of it"
+    assert f"gs://bucket/run lacks what was written last; all of it is kept in {local}" in capsys.readouterr().err
+    shutil.rmtree(local)
+
+
+def test_a_conversion_in_a_store_is_complete_where_its_copy_is(remote, tmp_path, monkeypatch):
+    """Files too large to be hashed are known by their size: the copy's times are those of the download."""
+    monkeypatch.setattr(convert, "SMALL_BYTES", 10)
+    config = convert.ConvertRun(source="s", target=str(remote))
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "here" / "model.safetensors").write_bytes(b"x" * 100)
+    os.utime(tmp_path / "here" / "model.safetensors", (1, 1))
+    Mirror(remote, tmp_path / "here").push()
+    Mirror(remote, tmp_path / "there").pull()
+    written = convert._written(config, tmp_path / "here")
+    assert written == convert._written(config, tmp_path / "there") == {"model.safetensors": "100 bytes"}
+    local = convert.ConvertRun(source="s", target=str(tmp_path / "t"))
+    assert convert._written(local, tmp_path / "here") != convert._written(local, tmp_path / "there")
