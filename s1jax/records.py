@@ -108,6 +108,7 @@ class Completion:
 
 
 UNFINISHED = ("cancelled", "error")
+TAIL_BYTES = 2**20
 IN_MEMORY = ("extra", "error")
 
 
@@ -218,9 +219,15 @@ def _plain(row: Any) -> Any:
 
 def _drop_torn_line(path: pathlib.Path) -> None:
     with contextlib.suppress(FileNotFoundError), path.open("rb+") as file:
-        content = file.read()
-        if content and not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
+        length = end = file.seek(0, os.SEEK_END)
+        whole = 0
+        while end and not whole:  # from the end: a file of long traces may be larger than memory
+            end, before = max(end - TAIL_BYTES, 0), end
+            file.seek(end)
+            found = file.read(before - end).rfind(b"\n")
+            whole = 0 if found < 0 else end + found + 1
+        if whole < length:
+            file.truncate(whole)
 
 
 def write_jsonl(path: str | os.PathLike, rows: Iterable[Any]) -> None:

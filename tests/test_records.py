@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 
+from s1jax import records
 from s1jax.config import BadInput
 from s1jax.records import (
     Completion,
@@ -148,3 +149,14 @@ def test_a_completion_that_did_not_finish_is_never_written(tmp_path, reason):
     with JsonlWriter(tmp_path / "rows.jsonl") as writer, pytest.raises(ValueError, match=f"is {reason}, not finished"):
         writer.write(unfinished)
     assert (tmp_path / "rows.jsonl").read_text() == ""
+
+
+@pytest.mark.parametrize("tail", [1, 3, 7, 2**20])
+@pytest.mark.parametrize("text", ["", "{}", "{}\n", "{}\n{", '{}\n{}\n{"a": 1', "{}\n\n", "\n"])
+def test_a_torn_line_goes_however_far_its_beginning_is(tmp_path, monkeypatch, text, tail):
+    """The file is read from its end, a piece at a time."""
+    monkeypatch.setattr(records, "TAIL_BYTES", tail)
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text)
+    records.JsonlWriter(path).close()
+    assert path.read_text() == text[: text.rfind("\n") + 1]

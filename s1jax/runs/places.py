@@ -216,15 +216,18 @@ def fetched(path: str | os.PathLike) -> pathlib.Path:
     if not kept.exists():
         cache.mkdir(parents=True, exist_ok=True)
         making = pathlib.Path(tempfile.mkdtemp(dir=cache))
-        if root in listing or any(name.startswith(f"{root}.parts/") for name in listing):
-            (making / found.name).write_bytes(read_whole(found))
-        else:
-            for name in listing:
-                target = making / found.name / name[len(root.rstrip("/")) + 1 :]
-                target.parent.mkdir(parents=True, exist_ok=True)
-                system.get_file(name, str(target))
-        with contextlib.suppress(OSError):  # another process has just made it
-            making.rename(kept)
+        try:
+            if root in listing or any(name.startswith(f"{root}.parts/") for name in listing):
+                (making / found.name).write_bytes(read_whole(found))
+            else:
+                for name in listing:
+                    target = making / found.name / name[len(root.rstrip("/")) + 1 :]
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    system.get_file(name, str(target))
+            with contextlib.suppress(OSError):  # another process has just made it
+                making.rename(kept)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
     return kept / found.name
 
 

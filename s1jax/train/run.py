@@ -126,13 +126,18 @@ def _train(config: TrainRun, progress: Callable[[Record], None] | None, stack: c
         )
         state = train(loop, state, start)
     folder = out / "hf"
-    if start < plan.steps or not folder.exists():
+    if start < plan.steps or not _is_exported(folder):
         state = dataclasses.replace(state, optimizer=None)
         if config.save.export == "best":
             state = dataclasses.replace(state, model=None)  # what is restored takes its place
             state = _best(config, shapes, shardings, state.base)
         _export(config, out, state, recipe, tokenizer)
     return places.place(config.out) / "hf"
+
+
+def _is_exported(folder: pathlib.Path) -> bool:
+    """Whether the model is there, as the first process sees it: of an object store the others have no copy."""
+    return hosts.of_first(folder.exists)
 
 
 def _store(config: TrainRun) -> store.Store:

@@ -39,6 +39,10 @@ class RemotePath:
     def read_bytes(self):
         return places.read_whole(self)
 
+    @property
+    def name(self):
+        return self.text.rpartition("/")[2]
+
     def is_dir(self):
         return False
 
@@ -159,3 +163,19 @@ def test_a_conversion_in_a_store_is_complete_where_its_copy_is(remote, tmp_path,
     assert written == convert._written(config, tmp_path / "there") == {"model.safetensors": "100 bytes"}
     local = convert.ConvertRun(source="s", target=str(tmp_path / "t"))
     assert convert._written(local, tmp_path / "here") != convert._written(local, tmp_path / "there")
+
+
+def test_a_fetch_that_fails_leaves_nothing(remote, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    places.write_bytes(remote / "a.jsonl", b"{}\n")
+
+    def fail(path):
+        raise ConnectionError("503")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(places, "read_whole", fail)
+        with pytest.raises(ConnectionError):
+            places.fetched("gs://bucket/run/a.jsonl")
+    assert not list((tmp_path / "cache" / "s1jax" / "fetched").iterdir())
+    assert places.fetched("gs://bucket/run/a.jsonl").read_bytes() == b"{}\n"
+    assert len(list((tmp_path / "cache" / "s1jax" / "fetched").iterdir())) == 1

@@ -16,6 +16,7 @@ from s1jax.config import BadInput
 from s1jax.parallel import hosts
 from s1jax.parallel.hosts import EXPLICIT, launcher
 from s1jax.parallel.mesh import slice_sizes
+from s1jax.train import run as train_run
 from s1jax.train.data import DataConfig
 from s1jax.train.log import LogConfig, check, line, open_log
 from s1jax.train.optimizer import OptimizerConfig
@@ -187,3 +188,10 @@ def test_the_papers_recipes(name, rows, block):
     assert recipe.optimizer == OptimizerConfig(1e-5, 0.05, None, 0.0, 0.9, 0.95, 1e-8, 1e-4, 1.0, "float32", "float32")
     assert (recipe.loss.norm, recipe.dtype, recipe.lora, recipe.seed) == ("example", "bfloat16", None, 42)
     assert recipe.epochs * steps_per_epoch(1000, recipe.global_batch) == 315
+
+
+def test_all_processes_export_or_none(tmp_path, monkeypatch):
+    """Another host has no copy of a folder in an object store; it would wait in the export for the first one."""
+    for is_there in (True, False):
+        monkeypatch.setattr(train_run.hosts, "of_first", lambda make, said=is_there: said)
+        assert train_run._is_exported(tmp_path / "nowhere") == is_there
