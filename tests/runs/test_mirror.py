@@ -46,6 +46,9 @@ class RemotePath:
     def is_dir(self):
         return False
 
+    def is_file(self):
+        return self.text.rpartition("/")[2] in places.names(RemotePath(self.text.rpartition("/")[0]))
+
 
 @pytest.fixture
 def remote(monkeypatch):
