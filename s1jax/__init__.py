@@ -12,6 +12,8 @@ Nothing heavy is imported before it is used: `import s1jax` loads no JAX.
 """
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,3 +30,22 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*globals(), *__all__]
+
+
+class _CallablePackage(types.ModuleType):
+    """A package whose name is also a function of the API: `s1jax.train(config)` and `s1jax.train.run` both work."""
+
+    def __call__(self, config: Any) -> Any:
+        return getattr(importlib.import_module("s1jax.api"), self.__name__.rpartition(".")[2])(config)
+
+
+class _Package(types.ModuleType):
+    """Importing `s1jax.train` sets the attribute `train` of this package, which has to stay callable."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in __all__ and type(value) is types.ModuleType:
+            value.__class__ = _CallablePackage
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -128,6 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BadInput, DiskFull) as error:
         print(f"s1jax: {_one_line(str(error))}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who read our output has left: `s1jax train --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno not in UNUSABLE:
             traceback.print_exc()

@@ -3,6 +3,8 @@
 import asyncio
 import dataclasses
 import json
+import subprocess
+import sys
 import threading
 
 import jax
@@ -262,3 +264,22 @@ def test_a_config_object_without_out_has_the_folder_that_its_fields_have(monkeyp
     fields = {"model": "nobody/nothing", "benchmark": "aime24"}
     assert s1jax.api._run("eval", fields) == s1jax.api._run("eval", EvalRun(**fields))
     assert seen == ["runs/eval"] * 2
+
+
+def test_functions_of_the_api_stay_functions_when_their_packages_are_imported(tmp_path):
+    """`s1jax.train` and `s1jax.plan` are packages too, which their first call imports."""
+    code = (
+        "import inspect, s1jax\n"
+        "for name in ('train', 'plan', 'train', 'plan', 'convert', 'train'):\n"
+        "    try:\n"
+        "        getattr(s1jax, name)({'nothing': 1})\n"
+        "    except s1jax.config.BadInput as error:\n"
+        "        print(name, 'unknown key' in str(error), list(inspect.signature(getattr(s1jax, name)).parameters))\n"
+        "import s1jax.train.run as run\n"
+        "from s1jax.plan import search\n"
+        "print(run.run.__module__, s1jax.train.run is run, search.__name__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", "import s1jax.config\n" + code], capture_output=True, text=True)
+    names = ["train", "plan", "train", "plan", "convert", "train"]
+    expected = [*(f"{name} True ['config']" for name in names), "s1jax.train.run True s1jax.plan.search"]
+    assert done.stdout.splitlines() == expected, done.stderr

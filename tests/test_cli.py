@@ -332,3 +332,10 @@ def test_in_another_thread_signals_are_left_alone(fake):
     thread.start()
     thread.join()
     assert codes == [0] and seen == [before]
+
+
+def test_a_reader_that_leaves_is_no_error():
+    """`s1jax plan --help | head -1`."""
+    command = f"{sys.executable} -u -m s1jax plan --help | head -c 10"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.stdout == "s1jax plan" and not done.stderr

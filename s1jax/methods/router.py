@@ -157,7 +157,8 @@ class Router:
 
     def _watched(self, ask: Ask, _: int, ids: list[int], forced: list[bool], thinking: int) -> None:
         if self._on_progress is not None:
-            self._loop.call_soon_threadsafe(self._on_progress, ask, ids, forced, thinking)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody watches any more
+                self._loop.call_soon_threadsafe(self._on_progress, ask, ids, forced, thinking)
 
 
 def request_of(ask: Ask, tokenizer: Tokenizer, max_length: int) -> Request:
