@@ -228,8 +228,7 @@ def prepare_environment(path: str | None, platform: str | None = None) -> None:
             raise BadInput(f"{path}: env is {section!r}; it must be names and values of environment variables")
         for key, value in section.items():
             _set(path, key, value)
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "s1jax" / "xla"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(places.cache_folder() / "xla"))
     if "jax" not in sys.modules and (platforms := _platforms_at_hand()) is not None:
         os.environ.setdefault("JAX_PLATFORMS", platforms)
 

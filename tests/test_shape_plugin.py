@@ -149,12 +149,16 @@ def run_pytest(folder: pathlib.Path, *plugins: str, **variables: str) -> str:
     return done.stdout + done.stderr
 
 
+def make_package(folder, source):
+    """The package `known`, at whose calls the tests of the folder look."""
+    (folder / "known").mkdir()
+    (folder / "known" / "__init__.py").write_text(source)
+    (folder / "conftest.py").write_text(INSTALL.format(alphabet="BT", package="known"))
+
+
 def test_a_test_in_which_a_shape_is_wrong_fails(tmp_path):
     """The plugin in a session of its own: a test and two fixtures that break a name, and tests that do not."""
-    package = tmp_path / "known"
-    package.mkdir()
-    (package / "__init__.py").write_text("def first(x_BT):\n    return x_BT[0]\n")
-    (tmp_path / "conftest.py").write_text(INSTALL.format(alphabet="BT", package="known"))
+    make_package(tmp_path, "def first(x_BT):\n    return x_BT[0]\n")
     (tmp_path / "test_it.py").write_text(
         "import numpy as np, pytest, known\n"
         "@pytest.fixture\ndef bad():\n    return known.first(np.zeros(3))\n"
@@ -173,10 +177,7 @@ def test_a_test_in_which_a_shape_is_wrong_fails(tmp_path):
 
 def test_what_a_test_raises_is_what_is_said_of_it(tmp_path):
     """Nothing is swallowed, with a wrong shape before it or without; nor does the next test pay for it."""
-    package = tmp_path / "known"
-    package.mkdir()
-    (package / "__init__.py").write_text("def first(x_BT):\n    y_B = x_BT\n    return y_B[0]\n")
-    (tmp_path / "conftest.py").write_text(INSTALL.format(alphabet="BT", package="known"))
+    make_package(tmp_path, "def first(x_BT):\n    y_B = x_BT\n    return y_B[0]\n")
     (tmp_path / "test_it.py").write_text(
         "import numpy as np, known\n"
         "def test_raises():\n    known.first(None)\n"

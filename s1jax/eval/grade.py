@@ -80,11 +80,12 @@ def run(config: GradeRun) -> pathlib.Path:
     if place.is_dir():
         raise BadInput(f"{place} is a folder; remove it, or give another out folder")
 
-    def nothing_else() -> dict[str, Content]:
-        _graded(place, rows)  # before anything is written
+    def read_former() -> dict[str, Content]:
+        """Under the lock and before anything is written: what was graded must be of these rows."""
+        _graded(place, rows)
         return {}
 
-    with entered(config, device="none", contents=nothing_else) as out, Grader(config.processes) as grader:
+    with entered(config, device="none", contents=read_former) as out, Grader(config.processes) as grader:
         done = _graded(out / SAMPLES, rows)
         missing = [row for row in rows if (row.id, row.sample) not in done]
         with JsonlWriter(out / SAMPLES) as writer:

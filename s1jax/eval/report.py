@@ -44,9 +44,9 @@ def run(config: ReportRun) -> pathlib.Path:
     found: Sequence[tuple[pathlib.Path, Mapping[str, Any]]] = read_reports(config.reports)
     try:
         data, found, traces = _composed(found, config.traces)
+    except BadInput:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, BadInput):
-            raise
         files = ", ".join(str(folder / REPORT) for folder, _ in found)
         raise BadInput(
             f"one of {files} or its samples is damaged ({error!r}); evaluate again, or leave it out"

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import sqlite3
 import time
@@ -15,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from s1jax.config import BadInput
+from s1jax.runs import places
 
 SETTLED_SECONDS = 2.0  # a younger file may change again within one tick of the clock that its times are of
 
@@ -97,7 +97,7 @@ def _state(path: pathlib.Path) -> str:
 def _memory() -> Iterator[sqlite3.Connection | None]:
     """Hashes that are known; None where the cache folder cannot be written: then every file is read again."""
     memory = None
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "s1jax"
+    cache = places.cache_folder()
     with contextlib.suppress(OSError, sqlite3.Error):
         cache.mkdir(parents=True, exist_ok=True)
         memory = sqlite3.connect(cache / "fingerprints.sqlite", timeout=5)

@@ -54,6 +54,12 @@ def room_for(path: Any) -> Iterator[None]:
         ) from error
 
 
+def cache_folder() -> pathlib.Path:
+    """Where the user keeps what can be made again."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    return (pathlib.Path.home() / ".cache" if given is None else pathlib.Path(given)) / "s1jax"
+
+
 def place(path: str | os.PathLike) -> Any:
     """A local `pathlib.Path`, or the path of an object store.
 
@@ -211,7 +217,7 @@ def fetched(path: str | os.PathLike) -> pathlib.Path:
     if not listing:
         raise BadInput(f"{path} does not exist; give a file or a folder that is there")
     facts = [(name, *(entry.get(key) for key in ("size", "etag", "generation"))) for name, entry in listing.items()]
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "s1jax" / "fetched"
+    cache = cache_folder() / "fetched"
     kept = cache / hashlib.sha256(repr([str(path), sorted(facts, key=repr)]).encode()).hexdigest()[:16]
     if not kept.exists():
         cache.mkdir(parents=True, exist_ok=True)
